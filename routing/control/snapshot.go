@@ -1,0 +1,106 @@
+// Package control is the weave-compatible control plane: handshake, gossip,
+// sessions and the making of connections.
+package control
+
+import (
+	"net/netip"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/transport"
+)
+
+// Snapshot is the control plane at one moment, for status and report. It shares
+// no memory with the mesh.
+type Snapshot struct {
+	Self           PeerSnapshot
+	MinProtocol    int
+	MaxProtocol    int
+	Encrypted      bool // a password is configured
+	Discovery      bool
+	Port           int // control port
+	ConnLimit      int
+	TrustedSubnets []netip.Prefix
+	Targets        []TargetSnapshot     // configured ones, in order of configuration
+	Peers          []PeerSnapshot       // all known, self included, by name
+	Connections    []ConnectionSnapshot // live ones, then attempts
+	Unicast        []UnicastRoute       // frames, strict; by destination
+	Broadcast      []BroadcastRoute     // frames, strict; by source
+	Terminations   uint64               // connections ended since start
+}
+
+// PeerSnapshot is one entry of the topology.
+type PeerSnapshot struct {
+	Name        frame.PeerName
+	NickName    string
+	UID         uint64
+	Version     uint64
+	ShortID     uint16
+	HasShortID  bool
+	Connections []PeerConnection
+}
+
+// PeerConnection is one connection that a peer says it has.
+type PeerConnection struct {
+	Name        frame.PeerName
+	NickName    string // empty while the peer is only named by others
+	Address     string // the other end's control address as that peer sees it
+	Outbound    bool
+	Established bool
+}
+
+// ConnState is where a connection or an attempt stands, in weave's words.
+type ConnState string
+
+// The states of weave protocol section 8.3.
+const (
+	StateEstablished ConnState = "established"
+	StatePending     ConnState = "pending"    // handshake done, no path yet
+	StateConnecting  ConnState = "connecting" // dialling or shaking hands
+	StateRetrying    ConnState = "retrying"   // failed before, trying now
+	StateFailed      ConnState = "failed"     // waits for the next attempt
+	StateWaiting     ConnState = "waiting"    // not tried yet
+)
+
+// ConnectionSnapshot is a live connection, or an attempt to make one.
+type ConnectionSnapshot struct {
+	Address  string // the other end; for an attempt the target's address
+	Outbound bool
+	State    ConnState
+	// The rest is set for live connections only.
+	Name        frame.PeerName
+	NickName    string
+	UID         uint64 // of the peer's incarnation
+	Native      bool   // the neighbour is meshd
+	Version     int    // protocol version
+	Encrypted   bool   // the control connection is
+	Since       time.Time
+	TCPRTT      time.Duration         // from the kernel's TCP_INFO; 0: unknown
+	Paths       []transport.PathStats // most preferred first
+	MTU         int                   // of the path in use; 0: unknown
+	Transport   string                // overlay name of the path in use; "" while none is up
+	Unsessioned bool                  // the control connection is lost, the path still works
+	// For attempts.
+	Err     string    // why the last attempt failed
+	NextTry time.Time // zero: never, or now
+	Never   bool      // not tried again until `connect`
+}
+
+// TargetSnapshot is one configured peer address.
+type TargetSnapshot struct {
+	Target    string           // as configured
+	Addresses []netip.AddrPort // what it resolved to
+	Err       string           // why it did not resolve
+}
+
+// UnicastRoute says over which neighbour frames to Dest leave; Via is zero for
+// ourselves.
+type UnicastRoute struct {
+	Dest, Via frame.PeerName
+}
+
+// BroadcastRoute says to whom a frame flooded by Source is passed on.
+type BroadcastRoute struct {
+	Source frame.PeerName
+	Via    []frame.PeerName
+}
