@@ -1,0 +1,139 @@
+package transport
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"meshd/internal/frame"
+)
+
+// Set is the transports of this daemon, in their order of preference, and the
+// links to all neighbours. Its methods may be called concurrently.
+type Set struct {
+	transports []Transport
+	changed    func()
+
+	mu    sync.Mutex // guards below; taken before a Link's
+	links map[linkKey]*Link
+	users map[*Link]int // calls of Attach that are about to use a link
+}
+
+type linkKey struct {
+	name frame.PeerName
+	uid  uint64
+}
+
+// NewSet makes a set of transports, the most preferred first. changed is called,
+// from any goroutine, whenever the state of a link may have changed; it must not
+// block.
+func NewSet(changed func(), transports ...Transport) *Set {
+	return &Set{transports: transports, changed: changed, links: map[linkKey]*Link{}, users: map[*Link]int{}}
+}
+
+// Names are the transports' names in the order of preference, which is also the
+// one fixed order of the handshake's Overlays feature.
+func (s *Set) Names() []string {
+	names := make([]string, len(s.transports))
+	for i, t := range s.transports {
+		names[i] = t.Name()
+	}
+	return names
+}
+
+// Run runs the transports until ctx is done or one fails.
+func (s *Set) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, t := range s.transports {
+		g.Go(func() error {
+			if err := t.Run(ctx); err != nil {
+				return fmt.Errorf("transport %s: %w", t.Name(), err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// Attach opens a path for the session over each of the common transports, named
+// in their common order, and adds them to the neighbour's link. Nothing is sent
+// before Attachment.Run, which must be called once. sess.SendControl, Done and
+// Counters are filled in here; control sends an overlay control message for the
+// transport at index.
+func (s *Set) Attach(sess Session, common []string, control func(index int, tag byte, msg []byte) error) (*Attachment, error) {
+	link := s.use(sess.Remote)
+	defer s.release(link)
+	a := &Attachment{link: link, done: make(chan struct{}), lost: make(chan struct{})}
+	sess.Done = a.lost
+	for i, name := range common {
+		slot, err := s.open(link, sess, i, name, control)
+		if err != nil {
+			return nil, err
+		}
+		a.slots = append(a.slots, slot)
+	}
+	link.mu.Lock()
+	link.sessions = slices.Insert(link.sessions, 0, a)
+	link.mu.Unlock()
+	return a, nil
+}
+
+func (s *Set) open(link *Link, sess Session, index int, name string, control func(int, byte, []byte) error) (*slot, error) {
+	rank := slices.Index(s.Names(), name)
+	if rank < 0 {
+		return nil, fmt.Errorf("transport %q is not configured", name)
+	}
+	sess.SendControl = func(tag byte, msg []byte) error { return control(index, tag, msg) }
+	link.mu.Lock()
+	sess.Counters = link.countersLocked(name)
+	link.mu.Unlock()
+	path, err := s.transports[rank].Open(sess)
+	if err != nil {
+		return nil, fmt.Errorf("open %s path to %s: %w", name, sess.Remote.Name, err)
+	}
+	slot := &slot{name: name, rank: rank, path: path, counters: sess.Counters}
+	slot.cancel = func() { slot.ended = true }
+	return slot, nil
+}
+
+// use finds or makes the link to one incarnation of a neighbour and keeps it
+// until release.
+func (s *Set) use(peer Peer) *Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := linkKey{peer.Name, peer.UID}
+	l := s.links[key]
+	if l == nil {
+		l = &Link{peer: peer, counters: map[string]*Counters{}}
+		l.changed = func() { s.sweep(l); s.changed() }
+		s.links[key] = l
+	}
+	s.users[l]++
+	return l
+}
+
+func (s *Set) release(l *Link) {
+	s.mu.Lock()
+	if s.users[l]--; s.users[l] == 0 {
+		delete(s.users, l)
+	}
+	s.mu.Unlock()
+	s.sweep(l)
+}
+
+// sweep forgets a link that has no session's paths left.
+func (s *Set) sweep(l *Link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users[l] > 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.sessions) == 0 {
+		delete(s.links, linkKey{l.peer.Name, l.peer.UID})
+	}
+}
