@@ -1,0 +1,99 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+
+	"meshd/internal/frame"
+)
+
+// Config is one complete, checked set of settings.
+type Config struct {
+	Name            frame.PeerName // peer name; 0: derived, see DefaultPeerName
+	Nickname        string
+	Listen          string // [address]:port of control TCP and sleeve UDP
+	Bridge          Bridge
+	TAP             TAP
+	Peers           []string // host[:port] each, as ParsePeer reads them
+	PasswordFile    string
+	Password        Secret // empty: the mesh is not encrypted by password
+	MinProtocol     int    // lowest weave protocol that is accepted: 1 or 2
+	StateDir        string
+	TrustedSubnets  []netip.Prefix
+	Transports      []string // in order of preference
+	Discovery       bool
+	ConnectionLimit int // 0: none
+	API             API
+	LogLevel        slog.Level
+	// Warnings are what is odd but no fault, one sentence each.
+	Warnings []string
+
+	sources map[string]string // by key: where its value came from
+}
+
+// Bridge is the Linux bridge that the TAP port joins.
+type Bridge struct {
+	Name   string
+	MTU    int // bytes; 0: chosen once at start
+	Create bool
+}
+
+// TAP is our port on the bridge.
+type TAP struct {
+	Name string
+}
+
+// API is where the daemon takes commands.
+type API struct {
+	Socket string // path of a unix socket
+	HTTP   string // address:port of weave's HTTP API; empty: off
+}
+
+// Default returns the settings of an empty file. The nickname is the host name.
+func Default() Config {
+	nickname, err := os.Hostname()
+	if err != nil {
+		nickname = "meshd"
+	}
+	return Config{
+		Nickname:        nickname,
+		Listen:          ":6783",
+		Bridge:          Bridge{Name: "weave", Create: true},
+		TAP:             TAP{Name: "meshd0"},
+		MinProtocol:     1,
+		StateDir:        "/var/lib/meshd",
+		Transports:      []string{"sleeve"},
+		Discovery:       true,
+		ConnectionLimit: 200,
+		API:             API{Socket: "/run/meshd.sock"},
+		LogLevel:        slog.LevelInfo,
+	}
+}
+
+// Source says where the value of a key such as "bridge.mtu" came from: a flag,
+// an environment variable, file:line, or "default".
+func (c Config) Source(key string) string {
+	if s := c.sources[key]; s != "" {
+		return s
+	}
+	return "default"
+}
+
+// String returns the settings as Marshal does; the password is not in it.
+func (c Config) String() string { return string(c.Marshal()) }
+
+// LogValue lists the settings for a log line; the password is not in it.
+func (c Config) LogValue() slog.Value {
+	attrs := make([]slog.Attr, 0, len(keys)+1)
+	for _, k := range keys {
+		attrs = append(attrs, slog.Any(k.name, k.get(&c)))
+	}
+	return slog.GroupValue(append(attrs, slog.String("password", c.Password.String()))...)
+}
+
+// known reports whether name is a key.
+func known(name string) bool {
+	return slices.ContainsFunc(keys, func(k key) bool { return k.name == name })
+}

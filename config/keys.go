@@ -1,0 +1,208 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"meshd/internal/frame"
+)
+
+// kind is the type of a key's value in the file, on the command line and in the
+// environment.
+type kind int
+
+const (
+	text kind = iota
+	number
+	boolean
+	list
+)
+
+// key is one setting. Its value is a string, int, bool or []string outside of
+// Config, whatever it is inside.
+type key struct {
+	name  string // as in the file, with a dot between section and key
+	kind  kind
+	usage string
+	live  bool                                 // a reload applies it without a restart
+	get   func(c *Config) any                  // string, int, bool or []string
+	set   func(c *Config, v any) []*FieldError // v has the key's kind
+}
+
+// flag is the key's name on the command line, without dashes.
+func (k key) flag() string { return strings.NewReplacer(".", "-", "_", "-").Replace(k.name) }
+
+// env is the key's name in the environment.
+func (k key) env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(k.name, ".", "_"))
+}
+
+const envPrefix = "MESHD_"
+
+// keys are all settings, in the order of the file.
+var keys = []key{
+	{"name", text, "peer name (xx:xx:xx:xx:xx:xx); empty: derived from the machine", false,
+		func(c *Config) any { return nameText(c.Name) },
+		func(c *Config, v any) []*FieldError { return setName(&c.Name, v.(string)) }},
+	textKey("nickname", "name for people", false, func(c *Config) *string { return &c.Nickname }, checkNickname),
+	textKey("listen", "[address]:port for control TCP and sleeve UDP", false, func(c *Config) *string { return &c.Listen }, checkListen),
+	textKey("bridge.name", "bridge to join", false, func(c *Config) *string { return &c.Bridge.Name }, checkDevice),
+	numberKey("bridge.mtu", "MTU of the bridge in bytes; 0: chosen at start", false, func(c *Config) *int { return &c.Bridge.MTU }, checkMTU),
+	boolKey("bridge.create", "make the bridge if there is none", false, func(c *Config) *bool { return &c.Bridge.Create }),
+	textKey("tap.name", "name of our port on the bridge", false, func(c *Config) *string { return &c.TAP.Name }, checkDevice),
+	listKey("peers", "peers to connect to, host[:port] each", true, func(c *Config) *[]string { return &c.Peers }, checkPeer),
+	textKey("password_file", "file whose first line is the mesh's password", false, func(c *Config) *string { return &c.PasswordFile }, nil),
+	numberKey("min_protocol", "lowest weave protocol to accept", true, func(c *Config) *int { return &c.MinProtocol }, checkProtocol),
+	textKey("state_dir", "directory for what must survive a restart", false, func(c *Config) *string { return &c.StateDir }, checkAbsolute),
+	{"trusted_subnets", list, "subnets to which sleeve is not encrypted", true,
+		func(c *Config) any { return prefixTexts(c.TrustedSubnets) },
+		func(c *Config, v any) []*FieldError { return setPrefixes(&c.TrustedSubnets, v.([]string)) }},
+	listKey("transports", "transports in order of preference", false, func(c *Config) *[]string { return &c.Transports }, nil),
+	boolKey("discovery", "connect to peers that other peers know", true, func(c *Config) *bool { return &c.Discovery }),
+	numberKey("connection_limit", "most connections; 0: no limit", true, func(c *Config) *int { return &c.ConnectionLimit }, checkLimit),
+	textKey("api.socket", "unix socket for commands", false, func(c *Config) *string { return &c.API.Socket }, checkSocket),
+	textKey("api.http", "address:port of weave's HTTP API; empty: off", false, func(c *Config) *string { return &c.API.HTTP }, checkHTTP),
+	{"log_level", text, "debug, info, warn or error", true,
+		func(c *Config) any { return strings.ToLower(c.LogLevel.String()) },
+		func(c *Config, v any) []*FieldError { return setLevel(&c.LogLevel, v.(string)) }},
+}
+
+// BindFlags defines a flag for every key: --bridge-name, --peers and so on. The
+// values shown as defaults are those of Default.
+func BindFlags(flags *pflag.FlagSet) {
+	def := Default()
+	for _, k := range keys {
+		switch v := k.get(&def).(type) {
+		case string:
+			flags.String(k.flag(), v, k.usage)
+		case int:
+			flags.Int(k.flag(), v, k.usage)
+		case bool:
+			flags.Bool(k.flag(), v, k.usage)
+		case []string:
+			flags.StringSlice(k.flag(), v, k.usage)
+		}
+	}
+}
+
+func textKey(name, usage string, live bool, at func(*Config) *string, check func(string) *FieldError) key {
+	return key{name, text, usage, live,
+		func(c *Config) any { return *at(c) },
+		func(c *Config, v any) []*FieldError {
+			*at(c) = v.(string)
+			return one(check, v.(string))
+		}}
+}
+
+func numberKey(name, usage string, live bool, at func(*Config) *int, check func(int) *FieldError) key {
+	return key{name, number, usage, live,
+		func(c *Config) any { return *at(c) },
+		func(c *Config, v any) []*FieldError {
+			*at(c) = v.(int)
+			return one(check, v.(int))
+		}}
+}
+
+func boolKey(name, usage string, live bool, at func(*Config) *bool) key {
+	return key{name, boolean, usage, live,
+		func(c *Config) any { return *at(c) },
+		func(c *Config, v any) []*FieldError {
+			*at(c) = v.(bool)
+			return nil
+		}}
+}
+
+func listKey(name, usage string, live bool, at func(*Config) *[]string, check func(string) *FieldError) key {
+	return key{name, list, usage, live,
+		func(c *Config) any { return *at(c) },
+		func(c *Config, v any) []*FieldError {
+			*at(c) = v.([]string)
+			return each(v.([]string), func(s string) *FieldError {
+				if check == nil {
+					return nil
+				}
+				return check(s)
+			})
+		}}
+}
+
+// one runs a check that may be nil.
+func one[T any](check func(T) *FieldError, v T) []*FieldError {
+	if check == nil {
+		return nil
+	}
+	if f := check(v); f != nil {
+		return []*FieldError{f}
+	}
+	return nil
+}
+
+// each checks the items of a list; a fault's field is the item's index.
+func each(items []string, check func(string) *FieldError) (faults []*FieldError) {
+	for i, item := range items {
+		if f := check(item); f != nil {
+			f.Field = "[" + strconv.Itoa(i) + "]"
+			faults = append(faults, f)
+		}
+	}
+	return faults
+}
+
+func nameText(n frame.PeerName) string {
+	if n == 0 {
+		return ""
+	}
+	return n.String()
+}
+
+func setName(to *frame.PeerName, s string) []*FieldError {
+	if s == "" {
+		*to = 0
+		return nil
+	}
+	name, err := frame.ParsePeerName(s)
+	if err != nil {
+		return []*FieldError{fault(s, "is not a peer name", "wanted xx:xx:xx:xx:xx:xx, not all zero; or leave it empty")}
+	}
+	*to = name
+	return nil
+}
+
+func prefixTexts(prefixes []netip.Prefix) []string {
+	var out []string
+	for _, p := range prefixes {
+		out = append(out, p.String())
+	}
+	return out
+}
+
+func setPrefixes(to *[]netip.Prefix, items []string) []*FieldError {
+	*to = nil
+	return each(items, func(s string) *FieldError {
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil:
+			return fault(s, "is not a subnet", "wanted CIDR, such as 10.1.0.0/16")
+		case p != p.Masked():
+			return fault(s, "has bits beyond its prefix", "did you mean "+p.Masked().String()+"?")
+		}
+		*to = append(*to, p)
+		return nil
+	})
+}
+
+func setLevel(to *slog.Level, s string) []*FieldError {
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+	}
+	level, ok := levels[strings.ToLower(s)]
+	if !ok {
+		return []*FieldError{fault(s, "is not a log level", "wanted debug, info, warn or error")}
+	}
+	*to = level
+	return nil
+}

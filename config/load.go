@@ -1,0 +1,235 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"github.com/spf13/viper"
+)
+
+// Load reads the settings: flags that were given come first, then MESHD_…
+// environment variables (empty ones count as unset), then the file, then
+// Default. path "" means no file; flags may be nil and need not have all flags of
+// BindFlags. transports are the names that exist; without any they are not
+// checked.
+//
+// The error names everything that is wrong, one *FieldError each, joined. The
+// password is read as Config.Password; see readPassword.
+func Load(path string, flags *pflag.FlagSet, transports ...string) (Config, error) {
+	data, fault := readPath(path)
+	if fault != nil {
+		return Default(), fault
+	}
+	c, faults := load(path, data, flags, transports)
+	if len(faultsOf(faults, "password_file")) == 0 {
+		faults = append(faults, readPassword(&c)...)
+	}
+	return c, join(faults)
+}
+
+func readPath(path string) ([]byte, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, pathFault(path, err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
+	if err != nil {
+		return nil, pathFault(path, err)
+	}
+	return data, nil
+}
+
+func pathFault(path string, err error) *FieldError {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	f := &FieldError{Origin: path, Problem: "cannot be read: " + err.Error()}
+	if errors.Is(err, fs.ErrNotExist) {
+		f.Remedy = "every key has a default: an empty file will do"
+	}
+	return f
+}
+
+// load is Load without touching files: the password is left out.
+func load(name string, data []byte, flags *pflag.FlagSet, transports []string) (Config, []*FieldError) {
+	f, faults := readFile(name, data)
+	v := viper.New()
+	v.MergeConfigMap(nested(f.values)) // errors only for values that are not maps
+	c := Default()
+	c.sources = map[string]string{}
+	for _, k := range keys {
+		bind(v, k, flags)
+		if v.Get(k.name) == nil {
+			continue
+		}
+		s := sourceOf(k, flags, f)
+		c.sources[k.name] = s.String()
+		faults = append(faults, s.place(k, set(&c, k, v.Get(k.name), s.file == nil), f)...)
+	}
+	if k := keyNamed("transports"); len(faultsOf(faults, k.name)) == 0 {
+		faults = append(faults, sourceOf(k, flags, f).place(k, checkTransports(c.Transports, transports), f)...)
+	}
+	if c.Bridge.Name == c.TAP.Name {
+		k := keyNamed("tap.name")
+		same := fault(c.TAP.Name, "is the bridge's name as well", "the port needs a name of its own")
+		faults = append(faults, sourceOf(k, flags, f).place(k, []*FieldError{same}, f)...)
+	}
+	c.Warnings = misspelt(os.Environ())
+	return c, faults
+}
+
+// set converts and checks one value; what is wrong does not get into c.
+func set(c *Config, k key, v any, loose bool) []*FieldError {
+	x, wrong := convert(v, k.kind, loose)
+	if wrong != nil {
+		return []*FieldError{wrong}
+	}
+	before := *c
+	faults := k.set(c, x)
+	if len(faults) > 0 {
+		*c = before
+	}
+	return faults
+}
+
+func bind(v *viper.Viper, k key, flags *pflag.FlagSet) {
+	v.BindEnv(k.name, k.env()) // errors only without a key
+	if flags == nil {
+		return
+	}
+	if fl := flags.Lookup(k.flag()); fl != nil && fl.Changed {
+		v.BindPFlag(k.name, fl) // errors only for a nil flag
+	}
+}
+
+// source is where a value came from; one of the three is set, or none for a
+// default.
+type source struct {
+	flag, env string
+	file      *file
+	line      int
+}
+
+func sourceOf(k key, flags *pflag.FlagSet, f file) source {
+	if flags != nil {
+		if fl := flags.Lookup(k.flag()); fl != nil && fl.Changed {
+			return source{flag: "--" + k.flag()}
+		}
+	}
+	if os.Getenv(k.env()) != "" {
+		return source{env: k.env()}
+	}
+	if f.nodes[k.name] != nil {
+		return source{file: &f, line: f.line(k.name, -1)}
+	}
+	return source{}
+}
+
+func (s source) String() string {
+	switch {
+	case s.flag != "":
+		return s.flag
+	case s.env != "":
+		return s.env
+	case s.file != nil:
+		return fmt.Sprintf("%s:%d", s.file.name, s.line)
+	}
+	return "default"
+}
+
+// place completes the faults of one key with where its value came from.
+func (s source) place(k key, faults []*FieldError, f file) []*FieldError {
+	for _, x := range faults {
+		item := -1
+		fmt.Sscanf(x.Field, "[%d]", &item)
+		x.Field = k.name + x.Field
+		if s.file != nil {
+			x.Origin, x.Line = f.name, f.line(k.name, item)
+		} else {
+			x.Origin = s.String()
+		}
+	}
+	return faults
+}
+
+// nested turns {"bridge.mtu": 1} into {"bridge": {"mtu": 1}}, as viper wants it.
+func nested(flat map[string]any) map[string]any {
+	out := map[string]any{}
+	for name, v := range flat {
+		section, key, in := strings.Cut(name, ".")
+		if !in {
+			out[name] = v
+			continue
+		}
+		m, _ := out[section].(map[string]any)
+		if m == nil {
+			m = map[string]any{}
+			out[section] = m
+		}
+		m[key] = v
+	}
+	return out
+}
+
+// misspelt warns of environment variables that are nearly ours. Others with our
+// prefix are left alone: container platforms set some.
+func misspelt(environ []string) (warnings []string) {
+	names := []string{envPrefix + "PASSWORD"}
+	for _, k := range keys {
+		names = append(names, k.env())
+	}
+	ours := map[string]bool{}
+	for _, n := range names {
+		ours[n] = true
+	}
+	for _, e := range environ {
+		name, _, _ := strings.Cut(e, "=")
+		if !strings.HasPrefix(name, envPrefix) || ours[name] {
+			continue
+		}
+		for _, n := range names {
+			if distance(name, n) <= 2 && len(name) <= 64 {
+				warnings = append(warnings, fmt.Sprintf("environment variable %s means nothing: did you mean %s?", name, n))
+				break
+			}
+		}
+	}
+	return warnings
+}
+
+func keyNamed(name string) key {
+	for _, k := range keys {
+		if k.name == name {
+			return k
+		}
+	}
+	return key{name: name}
+}
+
+// faultsOf returns the faults of one key.
+func faultsOf(faults []*FieldError, name string) (of []*FieldError) {
+	for _, f := range faults {
+		if f.Field == name || strings.HasPrefix(f.Field, name+"[") {
+			of = append(of, f)
+		}
+	}
+	return of
+}
+
+// join makes one error of the faults; nil if there are none.
+func join(faults []*FieldError) error {
+	errs := make([]error, len(faults))
+	for i, f := range faults {
+		errs[i] = f
+	}
+	return errors.Join(errs...)
+}
