@@ -1,0 +1,367 @@
+package sleeve
+
+import (
+	"slices"
+	"time"
+
+	"meshd/internal/frame"
+)
+
+// Sizes of path MTU discovery in bytes: inner IP packets.
+const (
+	floorMTU = 552  // every path is taken to carry it (weave protocol, section 6.7)
+	safeMTU  = 1280 // believed of a path that answers no test at all: IPv6's minimum
+	maxMTU   = 65535
+)
+
+// Times of path MTU discovery.
+const (
+	optimism   = time.Second            // how long the route's MTU is believed without any answer
+	answerSlip = 200 * time.Millisecond // how long after the first answer the others are waited for
+	retryFirst = 2 * time.Second        // after a round without any answer; doubled up to retryLast
+	retryLast  = time.Minute
+	raiseFirst = 30 * time.Second // search upwards; doubled up to raiseLast
+	raiseLast  = 10 * time.Minute
+	ackLife    = 5 * time.Second // how long after a test its answer counts
+)
+
+// tryWaits is how long each try of a candidate waits for its answer. Stock
+// routers may answer some 100 ms late (weave protocol, section 3.2).
+var tryWaits = [...]time.Duration{
+	40 * time.Millisecond, 80 * time.Millisecond, 160 * time.Millisecond,
+	320 * time.Millisecond, 640 * time.Millisecond,
+}
+
+// rungs are underlay MTUs that occur: jumbo frames, Ethernet, PPPoE, tunnels,
+// clouds, IPv6's minimum.
+var rungs = [...]int{
+	9001, 9000, 8900, 4352, 1500, 1492, 1480, 1460, 1450, 1420, 1400, 1280, 1006,
+}
+
+// splitWidth is how many candidates are tried at once between what works and
+// what does not.
+const splitWidth = 8
+
+// pmtu finds the largest inner IP packet that a path carries. It is a state
+// machine without I/O: it is told the time, what the kernel knows of the route
+// and which tests were answered, and says what to test next.
+//
+//	Start ──► ladder ──► split … split ──► idle ──► check ──► idle
+//	            ▲                           │ ▲       │ no answer
+//	            └── raise ◄─────────────────┘ └───    ▼
+//	            └───────────────────────────────── suspect
+//
+// Each round tries some candidates at once, each several times with growing
+// waits. A round that ends without any answer concludes nothing: control
+// messages may be late, and a dead path is not this machine's business.
+// The MTU goes down before the search and up only to what was verified.
+type pmtu struct {
+	overhead int           // bytes between an inner IP packet and the underlay's
+	verify   time.Duration // how often the MTU in use is verified
+
+	bound int // largest that the kernel's route lets through; 0: not started
+	mtu   int // largest that frames may use now
+	good  int // largest that was answered in this search; 0: none yet
+	bad   int // smallest that is taken to fail; bound+1: none
+
+	trials   []trial
+	checking bool     // the round is a check of the MTU in use
+	answered bool     // this search had an answer
+	proven   bool     // some test was answered, ever
+	sent     []tested // what was tested lately
+
+	lowerAt   time.Time // when an unverified MTU is given up; zero: it stays
+	retryAt   time.Time // when a search without answers is repeated; zero: none
+	retryWait time.Duration
+	checkAt   time.Time
+	raiseAt   time.Time
+	raiseWait time.Duration
+}
+
+// trial is one candidate that waits for its answer.
+type trial struct {
+	size, tries int
+	next        time.Time // of the next try, or of giving up
+}
+
+type tested struct {
+	size int
+	at   time.Time
+}
+
+func newPMTU(overhead int, verify time.Duration) *pmtu {
+	return &pmtu{overhead: overhead, verify: verify}
+}
+
+// MTU is the largest inner IP packet in bytes; 0 before Start.
+func (m *pmtu) MTU() int { return m.mtu }
+
+// limit turns a route's MTU into the largest candidate.
+func (m *pmtu) limit(route int) int {
+	return min(max(route-m.overhead, floorMTU), maxMTU-m.overhead)
+}
+
+// SetRoute tells the MTU that the kernel knows for the route, in bytes of
+// underlay IP packet. The first call starts the search.
+func (m *pmtu) SetRoute(now time.Time, route int) {
+	b := m.limit(route)
+	switch {
+	case m.bound == 0:
+		m.bound, m.mtu = b, b
+		m.raiseWait, m.retryWait = raiseFirst, retryFirst
+		m.search(now)
+	case b < m.mtu:
+		m.bound, m.mtu = b, b
+		m.search(now)
+	case b > m.bound:
+		m.bound = b
+		m.raiseAt = now
+	default:
+		m.bound, m.bad = b, min(m.bad, b+1)
+		m.trials = slices.DeleteFunc(m.trials, func(t trial) bool { return t.size > b })
+	}
+}
+
+// SetOverhead tells that the path now goes over the other IP version.
+func (m *pmtu) SetOverhead(now time.Time, overhead, route int) {
+	if overhead == m.overhead {
+		return
+	}
+	m.overhead = overhead
+	if m.bound != 0 {
+		m.bound = m.limit(route)
+		m.mtu = min(m.mtu, m.bound)
+		m.search(now)
+	}
+}
+
+// Suspect tells that the path may carry less than before: the MTU in use and
+// everything below is tried. The MTU stays until an answer says more.
+func (m *pmtu) Suspect(now time.Time) {
+	if m.bound != 0 {
+		m.search(now)
+	}
+}
+
+// Shift puts off what is waited for, by a time in which we did not run.
+func (m *pmtu) Shift(d time.Duration) {
+	for i := range m.trials {
+		m.trials[i].next = m.trials[i].next.Add(d)
+	}
+	if !m.lowerAt.IsZero() {
+		m.lowerAt = m.lowerAt.Add(d)
+	}
+}
+
+// Acked takes the answer to a test of size bytes. Answers that are repeated,
+// late, or to nothing that was tested are harmless.
+func (m *pmtu) Acked(now time.Time, size int) {
+	if !slices.ContainsFunc(m.sent, func(t tested) bool { return t.size == size && now.Sub(t.at) < ackLife }) {
+		return
+	}
+	if size <= m.bound && size > m.good {
+		m.good = size
+		if m.bad <= size {
+			m.bad = m.bound + 1
+		}
+	}
+	m.proven = true
+	m.mtu = max(m.mtu, m.good)
+	m.trials = slices.DeleteFunc(m.trials, func(t trial) bool { return t.size <= size })
+	if !m.answered && !m.checking {
+		m.answered = true
+		m.lowerAt = now.Add(answerSlip)
+	}
+	m.conclude(now)
+}
+
+// Next appends the sizes to test now and moves the machine on.
+func (m *pmtu) Next(now time.Time, sizes []int) []int {
+	if m.bound == 0 {
+		return sizes
+	}
+	m.lower(now)
+	m.expire(now)
+	m.conclude(now)
+	m.begin(now)
+	for i := range m.trials {
+		t := &m.trials[i]
+		if t.next.After(now) || t.tries == len(tryWaits) {
+			continue
+		}
+		t.next = now.Add(tryWaits[t.tries])
+		t.tries++
+		sizes = append(sizes, t.size)
+		m.note(now, t.size)
+	}
+	return sizes
+}
+
+// Due is when Next wants to be called; zero: never.
+func (m *pmtu) Due() time.Time {
+	var due time.Time
+	earliest := func(t time.Time) {
+		if !t.IsZero() && (due.IsZero() || t.Before(due)) {
+			due = t
+		}
+	}
+	if m.bound == 0 {
+		return due
+	}
+	if m.mtu > m.good {
+		earliest(m.lowerAt)
+	}
+	for _, t := range m.trials {
+		earliest(t.next)
+	}
+	switch {
+	case len(m.trials) > 0:
+	case !m.retryAt.IsZero():
+		earliest(m.retryAt)
+	default:
+		earliest(m.checkAt)
+		earliest(m.raiseAt)
+	}
+	return due
+}
+
+// search starts over below the MTU in use, which stays until an answer came.
+func (m *pmtu) search(now time.Time) {
+	m.good, m.bad = 0, m.bound+1
+	m.answered, m.checking = false, false
+	m.lowerAt, m.retryAt = time.Time{}, time.Time{}
+	if !m.proven {
+		m.lowerAt = now.Add(optimism)
+	}
+	m.checkAt = now.Add(m.verify)
+	m.raiseAt = now.Add(m.raiseWait)
+	m.try(now, m.ladder(floorMTU, m.mtu))
+}
+
+// ladder lists the candidates from low to high, both included, largest first.
+func (m *pmtu) ladder(low, high int) []int {
+	sizes := []int{high}
+	for _, r := range rungs {
+		if c := r - m.overhead; c > low && c < high {
+			sizes = append(sizes, c)
+		}
+	}
+	if low < high {
+		sizes = append(sizes, low)
+	}
+	return sizes
+}
+
+// try makes a round of the candidates. A size whose test would be taken for a
+// fragmentation test counts as failed.
+func (m *pmtu) try(now time.Time, sizes []int) {
+	m.trials = m.trials[:0]
+	for _, c := range sizes {
+		if frame.HeaderLen+c == fragTestLen {
+			m.bad = min(m.bad, c)
+			continue
+		}
+		m.trials = append(m.trials, trial{size: c, next: now})
+	}
+	m.conclude(now)
+}
+
+// lower gives up an MTU that was not verified in time.
+func (m *pmtu) lower(now time.Time) {
+	if m.lowerAt.IsZero() || now.Before(m.lowerAt) {
+		return
+	}
+	m.lowerAt = time.Time{}
+	if m.good > 0 {
+		m.mtu = min(m.mtu, m.good)
+		return
+	}
+	m.mtu = min(m.mtu, safeMTU)
+}
+
+// expire takes candidates that were tried often enough for failing.
+func (m *pmtu) expire(now time.Time) {
+	m.trials = slices.DeleteFunc(m.trials, func(t trial) bool {
+		failed := t.tries == len(tryWaits) && !t.next.After(now)
+		if failed && !m.checking && t.size > m.good {
+			m.bad = min(m.bad, t.size)
+		}
+		if failed && m.checking {
+			m.answered = false
+		}
+		return failed
+	})
+}
+
+// conclude ends a round all of whose candidates are answered or have failed.
+func (m *pmtu) conclude(now time.Time) {
+	if len(m.trials) > 0 {
+		return
+	}
+	switch {
+	case m.checking:
+		m.checking = false
+		if !m.answered {
+			m.search(now)
+		}
+	case m.good == 0:
+		if m.retryAt.IsZero() {
+			m.retryAt = now.Add(m.retryWait)
+			m.retryWait = min(2*m.retryWait, retryLast)
+		}
+	case m.bad-m.good > 1:
+		m.try(now, m.split())
+	default:
+		m.mtu = m.good
+		m.lowerAt, m.retryAt = time.Time{}, time.Time{}
+		m.retryWait = retryFirst
+	}
+}
+
+// split spreads candidates evenly between what works and what does not.
+func (m *pmtu) split() []int {
+	n := min(splitWidth, m.bad-m.good-1)
+	sizes := make([]int, 0, n)
+	for i := n; i > 0; i-- {
+		sizes = append(sizes, m.good+(m.bad-m.good)*i/(n+1))
+	}
+	return sizes
+}
+
+// begin starts the round that is due, if none runs.
+func (m *pmtu) begin(now time.Time) {
+	if len(m.trials) > 0 {
+		return
+	}
+	switch {
+	case !m.retryAt.IsZero():
+		if !now.Before(m.retryAt) {
+			m.search(now)
+		}
+	case !now.Before(m.raiseAt):
+		m.raise(now)
+	case !now.Before(m.checkAt):
+		m.checkAt = now.Add(m.verify)
+		m.checking, m.answered = true, true
+		m.try(now, []int{m.mtu})
+	}
+}
+
+// raise looks for more than the MTU in use.
+func (m *pmtu) raise(now time.Time) {
+	m.raiseWait = min(2*m.raiseWait, raiseLast)
+	m.raiseAt = now.Add(m.raiseWait)
+	if m.mtu >= m.bound {
+		return
+	}
+	m.good, m.bad = m.mtu, m.bound+1
+	m.try(now, m.ladder(m.mtu+1, m.bound))
+}
+
+// note remembers that a size was tested, and forgets old tests.
+func (m *pmtu) note(now time.Time, size int) {
+	m.sent = slices.DeleteFunc(m.sent, func(t tested) bool {
+		return t.size == size || now.Sub(t.at) >= ackLife
+	})
+	m.sent = append(m.sent, tested{size, now})
+}
