@@ -1,0 +1,298 @@
+package routing
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"meshd/internal/frame"
+	"meshd/transport"
+)
+
+// Port is our end on the bridge.
+type Port interface {
+	// Write puts frames on the bridge and returns how many it took. frames is
+	// borrowed.
+	Write(frames []frame.Frame) (int, error)
+}
+
+// Config sets up a Forwarder.
+type Config struct {
+	Self frame.PeerName
+	Port Port
+	MACs *MACTable
+	Log  *slog.Logger     // nil: slog.Default
+	Now  func() time.Time // nil: time.Now; called once per batch
+}
+
+// Forwarder passes frames between the port and the neighbours (weave protocol,
+// sections 6.9 and 6.10). All methods may be called concurrently.
+//
+// It works in batches: all neighbours that got something from a batch are
+// flushed once at its end, and what the port gets is written in one go. Nothing
+// is queued beyond the call, and nothing is allocated for a frame.
+type Forwarder struct {
+	self     frame.PeerName
+	port     Port
+	macs     *MACTable
+	log      *slog.Logger
+	now      func() time.Time
+	fib      atomic.Pointer[FIB]
+	batches  sync.Pool // of *batch
+	counters counters
+	answers  *rate.Limiter // of ICMP answers
+	warnings *rate.Limiter // of log lines that frames cause
+}
+
+// Limits of what others can make us say.
+const (
+	answersPerSecond  = 100
+	answersBurst      = 50
+	warningsPerSecond = 0.1
+	warningsBurst     = 5
+)
+
+// spanningTree is the group address that bridges speak to each other by.
+var spanningTree = frame.MAC{0x01, 0x80, 0xc2}
+
+// NewForwarder returns a forwarder that knows no peer but ourselves until SetFIB.
+func NewForwarder(cfg Config) *Forwarder {
+	f := &Forwarder{
+		self:     cfg.Self,
+		port:     cfg.Port,
+		macs:     cfg.MACs,
+		log:      cfg.Log,
+		now:      cfg.Now,
+		answers:  rate.NewLimiter(answersPerSecond, answersBurst),
+		warnings: rate.NewLimiter(warningsPerSecond, warningsBurst),
+	}
+	if f.log == nil {
+		f.log = slog.Default()
+	}
+	if f.now == nil {
+		f.now = time.Now
+	}
+	f.batches.New = func() any { return &batch{forwarder: f} }
+	f.SetFIB(NewFIB(NewTopology(Peer{Name: cfg.Self}, nil), nil))
+	return f
+}
+
+// SetFIB puts a new FIB in force for the batches that begin from now on.
+func (f *Forwarder) SetFIB(fib *FIB) { f.fib.Store(fib) }
+
+// FIB returns the FIB in force.
+func (f *Forwarder) FIB() *FIB { return f.fib.Load() }
+
+// Stats reads the counters.
+func (f *Forwarder) Stats() Stats { return f.counters.stats() }
+
+// FromPort passes on frames that the port read from the bridge. frames is
+// borrowed: valid until FromPort returns.
+func (f *Forwarder) FromPort(frames []frame.Frame) {
+	b := f.begin()
+	for i := range frames {
+		b.tally.add(fromPort, len(frames[i].Data))
+		if why, ok := b.fromPort(frames[i]); !ok {
+			b.tally.drops[why]++
+		}
+	}
+	b.end()
+}
+
+// FromLinks passes on packets that transports received. packets is borrowed:
+// valid until FromLinks returns. It is a frame.Handler.
+func (f *Forwarder) FromLinks(packets []frame.Packet) {
+	b := f.begin()
+	for i := range packets {
+		b.tally.add(fromLinks, len(packets[i].Frame.Data))
+		if why, ok := b.fromLinks(packets[i]); !ok {
+			b.tally.drops[why]++
+		}
+	}
+	b.end()
+}
+
+// batch is the state of one call.
+type batch struct {
+	forwarder *Forwarder
+	fib       *FIB
+	now       time.Time
+	touched   []int32 // places of the neighbours to flush
+	marked    []bool  // by place: is in touched
+	toPort    []frame.Frame
+	answers   []byte // bytes of the answers in toPort
+	tally     tally
+}
+
+func (f *Forwarder) begin() *batch {
+	b := f.batches.Get().(*batch)
+	b.fib, b.now = f.fib.Load(), f.now()
+	if n := len(b.fib.neighbours); n > len(b.marked) {
+		b.marked = make([]bool, n)
+	}
+	return b
+}
+
+// end writes what is for the port, flushes the neighbours that got something,
+// and gives the batch back without a reference to what was borrowed.
+func (b *batch) end() {
+	f := b.forwarder
+	if len(b.toPort) > 0 {
+		// The port reports its own errors; what it did not take counts here.
+		n, _ := f.port.Write(b.toPort)
+		n = min(max(n, 0), len(b.toPort))
+		for _, fr := range b.toPort[:n] {
+			b.tally.add(toPort, len(fr.Data))
+		}
+		b.tally.drops[DropPort] += uint64(len(b.toPort) - n)
+	}
+	for _, place := range b.touched {
+		b.marked[place] = false
+		_ = b.fib.neighbours[place].sender.Flush() // counted by the path
+	}
+	f.counters.take(&b.tally)
+	clear(b.toPort)
+	b.toPort, b.touched, b.answers, b.fib = b.toPort[:0], b.touched[:0], b.answers[:0], nil
+	f.batches.Put(b)
+}
+
+// fromPort handles one frame from the bridge (section 6.10).
+func (b *batch) fromPort(fr frame.Frame) (why Drop, ok bool) {
+	f := b.forwarder
+	dst, src, why, ok := addresses(fr.Data)
+	if !ok {
+		return why, false
+	}
+	if dst == spanningTree {
+		return DropSTP, false
+	}
+	if b.learn(src, f.self, fr.Data) == Conflict {
+		return DropMACConflict, false
+	}
+	peer, known := b.lookup(dst)
+	switch {
+	case !known:
+		b.flood(frame.Packet{Src: f.self, Frame: fr}, b.fib.graph.self)
+		return 0, true
+	case peer == f.self:
+		b.tally.add(local, len(fr.Data))
+		return 0, true
+	}
+	to, ok := b.fib.peer(peer)
+	if !ok {
+		return DropUnknownPeer, false
+	}
+	return b.unicast(frame.Packet{Src: f.self, Dst: peer, Frame: fr}, to, sent)
+}
+
+// fromLinks handles one packet from a neighbour (section 6.9, steps 3 to 5).
+func (b *batch) fromLinks(p frame.Packet) (why Drop, ok bool) {
+	dst, src, why, ok := addresses(p.Frame.Data)
+	if !ok {
+		return why, false
+	}
+	self := b.forwarder.self
+	if p.Src == self {
+		return DropOwnSource, false
+	}
+	from, ok := b.fib.peer(p.Src)
+	if !ok {
+		return DropUnknownPeer, false
+	}
+	to, ok := b.fib.peer(p.Dst)
+	if !ok {
+		return DropUnknownPeer, false
+	}
+	if p.Dst != self {
+		return b.unicast(p, to, relayed)
+	}
+	if b.learn(src, p.Src, p.Frame.Data) == Conflict {
+		return DropMACConflict, false
+	}
+	b.toPort = append(b.toPort, p.Frame)
+	if peer, known := b.lookup(dst); !known || peer != self {
+		b.flood(p, from)
+	}
+	return 0, true
+}
+
+// addresses reads the MAC addresses of a frame. A source that is no host's
+// address is refused; that includes the zero headers of sleeve's special frames,
+// which are never passed on.
+func addresses(data []byte) (dst, src frame.MAC, why Drop, ok bool) {
+	if len(data) < frame.HeaderLen {
+		return dst, src, DropShort, false
+	}
+	dst, src = frame.MAC(data[0:6]), frame.MAC(data[6:12])
+	if src.Multicast() || src == (frame.MAC{}) {
+		return dst, src, DropBadSource, false
+	}
+	return dst, src, 0, true
+}
+
+func (b *batch) learn(src frame.MAC, peer frame.PeerName, data []byte) Verdict {
+	f := b.forwarder
+	v := f.macs.Learn(src, peer, announces(data), b.now)
+	if v == Flapping && f.warnings.AllowN(b.now, 1) {
+		f.log.Warn("MAC address flaps between peers", "mac", src, "peer", peer)
+	}
+	return v
+}
+
+// lookup returns the peer behind a destination; group addresses are behind none.
+func (b *batch) lookup(dst frame.MAC) (frame.PeerName, bool) {
+	if dst.Multicast() {
+		return 0, false
+	}
+	return b.forwarder.macs.Lookup(dst)
+}
+
+// unicast sends a packet towards its destination, the peer with the number to.
+func (b *batch) unicast(p frame.Packet, to int32, way flow) (why Drop, ok bool) {
+	place := b.fib.unicast[to]
+	if place == noSlot {
+		return DropNoRoute, false
+	}
+	err := b.send(place, p)
+	if err == nil {
+		b.tally.add(way, len(p.Frame.Data))
+		return 0, true
+	}
+	return refusal(err), false
+}
+
+// flood sends a copy of a packet to each neighbour that source's frames are
+// passed to. Copies that are too big are dropped without an answer (section 6.8).
+func (b *batch) flood(p frame.Packet, source int32) {
+	for _, place := range b.fib.flood(source) {
+		p.Dst = b.fib.neighbours[place].name
+		if err := b.send(place, p); err != nil {
+			b.tally.drops[refusal(err)]++
+			continue
+		}
+		b.tally.add(flooded, len(p.Frame.Data))
+	}
+}
+
+func (b *batch) send(place int32, p frame.Packet) error {
+	if !b.marked[place] {
+		b.marked[place] = true
+		b.touched = append(b.touched, place)
+	}
+	return b.fib.neighbours[place].sender.Send(p)
+}
+
+// refusal says why a sender did not take a packet.
+func refusal(err error) Drop {
+	if _, tooBig := errors.AsType[*transport.TooBigError](err); tooBig {
+		return DropTooBig
+	}
+	if errors.Is(err, transport.ErrNoPath) {
+		return DropNoPath
+	}
+	return DropSend
+}
