@@ -77,7 +77,7 @@ func (l *Link) State() LinkState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.best.Load()
-	if s == nil {
+	if s == nil || !s.usable() {
 		return LinkState{}
 	}
 	return LinkState{Up: true, Transport: s.name, MTU: s.state.MTU}

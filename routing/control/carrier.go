@@ -1,0 +1,32 @@
+package control
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Carrier makes the streams that sessions ride on. TCP is one; a QUIC stream can
+// be another. Both methods may be called concurrently.
+type Carrier interface {
+	// Dial opens a stream to addr.
+	Dial(ctx context.Context, addr netip.AddrPort) (Stream, error)
+	// Accept waits for a stream that a peer opens. After ctx is done it returns an
+	// error.
+	Accept(ctx context.Context) (Stream, error)
+}
+
+// Stream is a reliable, ordered connection. Both ends have addresses that a
+// net.TCPAddr or net.UDPAddr holds. A Stream that knows its round-trip time has a
+// method RTT() time.Duration too, and one that can give up on unacknowledged
+// data sooner a method SetUserTimeout(time.Duration) error.
+type Stream = net.Conn
+
+// streamRTT is the carrier's own idea of the round-trip time; 0: unknown.
+func streamRTT(s Stream) time.Duration {
+	if r, ok := s.(interface{ RTT() time.Duration }); ok {
+		return r.RTT()
+	}
+	return 0
+}

@@ -1,0 +1,182 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// memNet is a network of streams in memory. Hosts have one address and one
+// listening port; pairs of hosts can be cut.
+type memNet struct {
+	mu    sync.Mutex
+	hosts map[netip.Addr]*memCarrier
+	cut   map[[2]netip.Addr]bool
+	port  uint16
+}
+
+func newMemNet() *memNet {
+	return &memNet{hosts: map[netip.Addr]*memCarrier{}, cut: map[[2]netip.Addr]bool{}, port: 40000}
+}
+
+// memCarrier is one host's end of a memNet.
+type memCarrier struct {
+	net  *memNet
+	addr netip.AddrPort
+	in   chan *memConn // sent by Dial of others, received by Accept; senders wait
+}
+
+var _ Carrier = (*memCarrier)(nil)
+
+func (n *memNet) carrier(t *testing.T, addr string) *memCarrier {
+	t.Helper()
+	c := &memCarrier{net: n, addr: netip.MustParseAddrPort(addr), in: make(chan *memConn)}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[c.addr.Addr()] = c
+	return c
+}
+
+// setCut cuts or heals both directions between two hosts; streams between them
+// stall.
+func (n *memNet) setCut(a, b string, cut bool) {
+	x, y := netip.MustParseAddr(a), netip.MustParseAddr(b)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[[2]netip.Addr{x, y}], n.cut[[2]netip.Addr{y, x}] = cut, cut
+}
+
+func (c *memCarrier) Accept(ctx context.Context) (Stream, error) {
+	select {
+	case s := <-c.in:
+		return s, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, error) {
+	c.net.mu.Lock()
+	peer := c.net.hosts[addr.Addr()]
+	cut := c.net.cut[[2]netip.Addr{c.addr.Addr(), addr.Addr()}]
+	c.net.port++
+	from := netip.AddrPortFrom(c.addr.Addr(), c.net.port)
+	c.net.mu.Unlock()
+	if cut {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if peer == nil || peer.addr.Port() != addr.Port() {
+		return nil, syscall.ECONNREFUSED
+	}
+	a, b := memPipe(from, addr)
+	select {
+	case peer.in <- b:
+		return a, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(5 * time.Second):
+		return nil, syscall.ETIMEDOUT
+	}
+}
+
+// memPipe makes a buffered stream between two addresses.
+func memPipe(dialler, acceptor netip.AddrPort) (a, b *memConn) {
+	x, y := newHalf(), newHalf()
+	return &memConn{in: x, out: y, local: dialler, remote: acceptor},
+		&memConn{in: y, out: x, local: acceptor, remote: dialler}
+}
+
+// half is one direction of a stream.
+type half struct {
+	mu       sync.Mutex
+	wake     *sync.Cond
+	buf      []byte
+	closed   bool
+	deadline time.Time
+	timer    *time.Timer
+}
+
+func newHalf() *half {
+	h := &half{}
+	h.wake = sync.NewCond(&h.mu)
+	return h
+}
+
+func (h *half) read(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for {
+		switch {
+		case len(h.buf) > 0:
+			n := copy(b, h.buf)
+			h.buf = h.buf[n:]
+			return n, nil
+		case h.closed:
+			return 0, io.EOF
+		case !h.deadline.IsZero() && !time.Now().Before(h.deadline):
+			return 0, os.ErrDeadlineExceeded
+		}
+		h.wake.Wait()
+	}
+}
+
+func (h *half) write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return 0, syscall.EPIPE
+	}
+	if len(h.buf)+len(b) > 64<<20 {
+		return 0, errors.New("a test wrote 64 MiB that nobody reads")
+	}
+	h.buf = append(h.buf, b...)
+	h.wake.Broadcast()
+	return len(b), nil
+}
+
+func (h *half) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	h.wake.Broadcast()
+}
+
+func (h *half) setDeadline(t time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deadline = t
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+	if !t.IsZero() && !h.closed {
+		h.timer = time.AfterFunc(max(0, time.Until(t)), h.wake.Broadcast)
+	}
+	h.wake.Broadcast()
+}
+
+// memConn is one end of a stream.
+type memConn struct {
+	in, out       *half
+	local, remote netip.AddrPort
+}
+
+func (c *memConn) Read(b []byte) (int, error)  { return c.in.read(b) }
+func (c *memConn) Write(b []byte) (int, error) { return c.out.write(b) }
+func (c *memConn) Close() error                { c.in.close(); c.out.close(); return nil }
+func (c *memConn) LocalAddr() net.Addr         { return net.TCPAddrFromAddrPort(c.local) }
+func (c *memConn) RemoteAddr() net.Addr        { return net.TCPAddrFromAddrPort(c.remote) }
+
+func (c *memConn) SetDeadline(t time.Time) error      { c.in.setDeadline(t); return nil }
+func (c *memConn) SetReadDeadline(t time.Time) error  { c.in.setDeadline(t); return nil }
+func (c *memConn) SetWriteDeadline(t time.Time) error { return nil }

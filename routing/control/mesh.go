@@ -1,0 +1,268 @@
+package control
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/routing"
+	"meshd/transport"
+)
+
+// Times of the control plane. What stock routers must see is by the weave
+// protocol, appendix B; the rest is ours.
+const (
+	gossipInterval  = 30 * time.Second       // complete topology to some neighbours
+	announceAgain   = time.Second            // own entry once more, for what crossed the first
+	announceDelay   = 100 * time.Millisecond // a new neighbour to all others
+	collectDelay    = time.Second            // from a topology update to garbage collection
+	routesSoon      = 5 * time.Millisecond   // recalculation after a loss
+	routesLater     = 50 * time.Millisecond  // recalculation after anything else
+	linkLinger      = 10 * time.Second       // a link without a session, design section 5
+	opsQueue        = 64                     // operations that wait for the mesh's goroutine
+	maxHandshakes   = 256                    // at once, accepted ones
+	maxPerSource    = 16                     // of them from one address
+	acceptBurst     = 20
+	acceptPerSecond = 20
+)
+
+// Settings are what can change while the mesh runs.
+type Settings struct {
+	Peers          []string // host[:port]
+	Discovery      bool
+	ConnLimit      int // connections, dialled and accepted together; 0: no limit
+	TrustedSubnets []netip.Prefix
+	MinProtocol    int    // 1 or 2
+	Password       []byte // empty: none. A change concerns new connections
+}
+
+// Config is what a Mesh needs for its whole life.
+type Config struct {
+	Self     transport.Peer
+	Port     uint16 // our control port; also that of targets that name none
+	Settings Settings
+	Set      *transport.Set
+	Carriers []Carrier
+	// Resolve turns a host name into addresses; nil: the system's resolver.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+	// Refuse says of an address that it must not be dialled, and why: it lies on
+	// the overlay itself, for example. nil: none is refused.
+	Refuse func(netip.Addr) string
+	// PublishFIB takes each new set of routes. It must not block.
+	PublishFIB func(*routing.FIB)
+	// ForgetMACs is told of each peer that left the mesh.
+	ForgetMACs func(frame.PeerName)
+	// Remembered are peers of an earlier run to try at once, Remember is told
+	// whenever those to try after a crash change. Both may be nil.
+	Remembered []Remembered
+	Remember   func([]Remembered)
+	Log        *slog.Logger
+}
+
+// Mesh is the control plane: the sessions to all neighbours, the topology they
+// tell of, and the routes that follow from it. One goroutine owns all of it
+// (Run); everything else hands it operations.
+type Mesh struct {
+	cfg  Config
+	log  *slog.Logger
+	ops  chan func()   // sent by anybody, received by Run; senders wait
+	wake chan struct{} // capacity 1: links may have changed
+	ctx  context.Context
+	wg   sync.WaitGroup // sessions, attempts, attachments
+	gate *gate          // bounds unfinished handshakes
+
+	// All below is owned by Run's goroutine.
+	set        Settings
+	topo       *routing.Topology
+	neighbours map[frame.PeerName]*neighbour
+	sessions   map[*session]struct{}
+	surrogates *surrogates
+	targets    *targets
+	ended      uint64 // connections that ended
+	refusals   refusals
+	due        schedule
+	stopping   bool
+}
+
+// schedule is what the mesh does next by itself; the zero time means not planned.
+type schedule struct {
+	routes, collect, gossip, announce, again, remember time.Time
+}
+
+// New makes a mesh. It starts nothing. The error names a peer of the settings that
+// cannot be parsed.
+func New(cfg Config) (*Mesh, error) {
+	m := &Mesh{
+		cfg:        cfg,
+		log:        cfg.Log,
+		ops:        make(chan func(), opsQueue),
+		wake:       make(chan struct{}, 1),
+		gate:       newGate(),
+		set:        cfg.Settings,
+		neighbours: map[frame.PeerName]*neighbour{},
+		sessions:   map[*session]struct{}{},
+		surrogates: newSurrogates(),
+		refusals:   refusals{},
+	}
+	if m.cfg.Resolve == nil {
+		m.cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		}
+	}
+	m.topo = routing.NewTopology(routing.Peer{Name: cfg.Self.Name, NickName: cfg.Self.NickName, UID: cfg.Self.UID}, nil)
+	m.targets = newTargets(cfg.Self.Name, cfg.Port)
+	if err := m.targets.SetDirect(cfg.Settings.Peers, time.Now()); err != nil {
+		return nil, err
+	}
+	m.targets.Restore(cfg.Remembered, time.Now())
+	return m, nil
+}
+
+// LinksChanged makes the mesh look at the links again. It never blocks and may be
+// called from any goroutine; it is what a transport.Set's changed is meant for.
+func (m *Mesh) LinksChanged() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run accepts and makes connections until ctx is done, then says goodbye to all
+// neighbours and returns nil after its goroutines have ended.
+func (m *Mesh) Run(ctx context.Context) error {
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	m.ctx = inner
+	for _, c := range m.cfg.Carriers {
+		m.wg.Go(func() { m.accept(inner, c) })
+	}
+	m.due.gossip = time.Now().Add(gossipInterval)
+	m.publishRoutes()
+	m.loop(ctx)
+	m.stopping = true
+	for s := range m.sessions {
+		s.close(errStopping) // its writer says goodbye
+	}
+	cancel()
+	m.wg.Wait()
+	return nil
+}
+
+// loop is the life of the goroutine that owns the mesh.
+func (m *Mesh) loop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case op := <-m.ops:
+			op()
+		case <-m.wake:
+			m.lookAtLinks()
+		case <-timer.C:
+		}
+		timer.Reset(time.Until(m.tick(time.Now())))
+	}
+}
+
+// tick does what is due and returns when to come back.
+func (m *Mesh) tick(now time.Time) time.Time {
+	m.doDue(&m.due.collect, now, m.collect)
+	m.doDue(&m.due.routes, now, m.publishRoutes)
+	m.doDue(&m.due.announce, now, m.announce)
+	m.doDue(&m.due.again, now, m.announce)
+	m.doDue(&m.due.gossip, now, m.gossipAll)
+	m.doDue(&m.due.remember, now, m.remember)
+	next := m.dialDue(now)
+	for _, at := range []time.Time{m.due.collect, m.due.routes, m.due.announce, m.due.again, m.due.gossip, m.due.remember} {
+		if !at.IsZero() && at.Before(next) {
+			next = at
+		}
+	}
+	return next
+}
+
+func (m *Mesh) doDue(at *time.Time, now time.Time, do func()) {
+	if !at.IsZero() && !at.After(now) {
+		*at = time.Time{}
+		do()
+	}
+}
+
+// plan makes something due at the latest after d.
+func plan(at *time.Time, d time.Duration) {
+	if t := time.Now().Add(d); at.IsZero() || t.Before(*at) {
+		*at = t
+	}
+}
+
+// do runs op in the mesh's goroutine and waits for it. It reports false when the
+// mesh has ended, and op did not run.
+func (m *Mesh) do(op func()) bool {
+	done := make(chan struct{})
+	select {
+	case m.ops <- func() { op(); close(done) }:
+	case <-m.ctx.Done():
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-m.ctx.Done():
+		return false
+	}
+}
+
+// publishRoutes calculates the routes and hands them to the data plane.
+func (m *Mesh) publishRoutes() {
+	senders := make(map[frame.PeerName]transport.Sender, len(m.neighbours))
+	for name, n := range m.neighbours {
+		senders[name] = n.link
+	}
+	m.cfg.PublishFIB(routing.NewFIB(m.topo, senders))
+}
+
+// collect removes peers that nobody reaches any more.
+func (m *Mesh) collect() {
+	gone, selfChanged := m.topo.Collect(func(name frame.PeerName) bool { return m.neighbours[name] != nil })
+	if selfChanged {
+		m.announce()
+	}
+	for _, name := range gone {
+		m.log.Info("peer left the mesh", "peer", name)
+		m.cfg.ForgetMACs(name)
+		m.targets.Unreachable(name, time.Now())
+		plan(&m.due.routes, routesSoon)
+	}
+}
+
+// lookAtLinks brings the topology in line with what the links say.
+func (m *Mesh) lookAtLinks() {
+	for name, n := range m.neighbours {
+		up := n.link.State().Up
+		if n.session == nil && !up {
+			m.removeNeighbour(n, "the path without a session died too")
+			continue
+		}
+		if up == n.established {
+			continue
+		}
+		n.established = up
+		m.topo.SetConnection(n.entry())
+		if up {
+			m.log.Info("neighbour established", "peer", name, "nickname", n.peer.NickName, "transport", n.link.State().Transport)
+			m.tellFirst(n)
+			plan(&m.due.routes, routesLater)
+			plan(&m.due.announce, announceDelay)
+		} else {
+			m.log.Warn("no path to neighbour", "peer", name, "nickname", n.peer.NickName)
+			plan(&m.due.routes, 0)
+			m.announce()
+		}
+		plan(&m.due.again, announceAgain)
+	}
+}

@@ -1,0 +1,168 @@
+package control
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+	"time"
+
+	"meshd/routing"
+)
+
+// ErrStopped is what operations on a mesh return that is not running.
+var ErrStopped = errors.New("the mesh is not running")
+
+// Snapshot reads the mesh's state. Safe from any goroutine while Run runs.
+func (m *Mesh) Snapshot() (s Snapshot, err error) {
+	if !m.do(func() { s = m.snapshot(time.Now()) }) {
+		return s, ErrStopped
+	}
+	return s, nil
+}
+
+// Connect adds direct targets, or with replace makes them the only ones, and
+// tries them at once. Nothing changes if one does not parse.
+func (m *Mesh) Connect(peers []string, replace bool) (err error) {
+	if !m.do(func() {
+		now := time.Now()
+		if err = m.targets.AddDirect(peers, now); err == nil && replace {
+			err = m.targets.SetDirect(peers, now)
+		}
+	}) {
+		return ErrStopped
+	}
+	return err
+}
+
+// Forget removes direct targets, by what was configured. Connections that exist
+// stay.
+func (m *Mesh) Forget(peers []string) (err error) {
+	if !m.do(func() {
+		err = m.targets.Forget(peers)
+		plan(&m.due.remember, announceAgain)
+	}) {
+		return ErrStopped
+	}
+	return err
+}
+
+// Apply changes the settings of a running mesh. Those of the handshake concern
+// new connections.
+func (m *Mesh) Apply(set Settings) (err error) {
+	if !m.do(func() {
+		if err = m.targets.SetDirect(set.Peers, time.Now()); err == nil {
+			m.set = set
+		}
+	}) {
+		return ErrStopped
+	}
+	return err
+}
+
+// remember hands the peers to try after a crash to who keeps them.
+func (m *Mesh) remember() {
+	if m.cfg.Remember != nil {
+		m.cfg.Remember(m.targets.Remembered())
+	}
+}
+
+func (m *Mesh) snapshot(now time.Time) Snapshot {
+	s := Snapshot{
+		Self:        m.peerSnapshot(m.topo.Self()),
+		MinProtocol: m.set.MinProtocol, MaxProtocol: MaxProtocol,
+		Encrypted: len(m.set.Password) > 0, Discovery: m.set.Discovery,
+		Port: int(m.cfg.Port), ConnLimit: m.set.ConnLimit,
+		TrustedSubnets: slices.Clone(m.set.TrustedSubnets),
+		Terminations:   m.ended,
+	}
+	for p := range m.topo.All() {
+		s.Peers = append(s.Peers, m.peerSnapshot(p))
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.neighbours)) {
+		s.Connections = append(s.Connections, m.connectionSnapshot(m.neighbours[name]))
+	}
+	for t := range m.targets.all {
+		if t.direct {
+			s.Targets = append(s.Targets, targetSnapshot(t))
+		}
+		if c, show := m.attemptSnapshot(t, now); show {
+			s.Connections = append(s.Connections, c)
+		}
+	}
+	m.routeSnapshot(&s)
+	return s
+}
+
+func (m *Mesh) peerSnapshot(p routing.Peer) PeerSnapshot {
+	out := PeerSnapshot{
+		Name: p.Name, NickName: p.NickName, UID: p.UID, Version: p.Version,
+		ShortID: p.ShortID, HasShortID: p.HasShortID,
+	}
+	for _, c := range p.Connections {
+		other, _ := m.topo.Peer(c.Peer)
+		out.Connections = append(out.Connections, PeerConnection{
+			Name: c.Peer, NickName: other.NickName, Address: c.RemoteAddr,
+			Outbound: c.Outbound, Established: c.Established,
+		})
+	}
+	return out
+}
+
+func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
+	link := n.link.State()
+	c := ConnectionSnapshot{
+		Address: n.addr.String(), Outbound: n.outbound, State: StatePending,
+		Name: n.peer.Name, NickName: n.peer.NickName, UID: n.peer.UID,
+		Paths: n.link.Paths(), MTU: link.MTU, Transport: link.Transport,
+		Unsessioned: n.session == nil,
+	}
+	if link.Up {
+		c.State = StateEstablished
+	}
+	if s := n.session; s != nil {
+		c.Native, c.Version, c.Encrypted, c.Since = s.native, s.conn.Version, s.conn.Encrypted, s.joined
+		c.TCPRTT = streamRTT(s.stream)
+	} else {
+		c.Native = true // only links to meshd peers outlive their session
+	}
+	return c
+}
+
+func targetSnapshot(t *target) TargetSnapshot {
+	out := TargetSnapshot{Target: t.spec, Addresses: slices.Clone(t.resolved)}
+	if t.err != nil && len(t.resolved) == 0 {
+		out.Err = t.err.Error()
+	}
+	return out
+}
+
+// attemptSnapshot shows a target that is not connected. One that was only
+// remembered and is not being tried is not shown.
+func (m *Mesh) attemptSnapshot(t *target, now time.Time) (ConnectionSnapshot, bool) {
+	_, inTopology := m.topo.Peer(t.name)
+	switch {
+	case m.targets.has(t):
+		return ConnectionSnapshot{}, false
+	case !t.direct && (!m.set.Discovery || !inTopology):
+		return ConnectionSnapshot{}, false
+	}
+	c := ConnectionSnapshot{Address: t.address(), Outbound: true, State: t.state(now), Never: t.never}
+	if t.err != nil {
+		c.Err = t.err.Error()
+	}
+	if !t.attempting && !t.never && t.err != nil {
+		c.NextTry = t.tryAt
+	}
+	return c, true
+}
+
+func (m *Mesh) routeSnapshot(s *Snapshot) {
+	for dest, via := range m.topo.Unicast(true) {
+		s.Unicast = append(s.Unicast, UnicastRoute{Dest: dest, Via: via})
+	}
+	slices.SortFunc(s.Unicast, func(a, b UnicastRoute) int { return cmp.Compare(a.Dest, b.Dest) })
+	for p := range m.topo.All() {
+		s.Broadcast = append(s.Broadcast, BroadcastRoute{Source: p.Name, Via: m.topo.Broadcast(p.Name, true)})
+	}
+}

@@ -1,0 +1,179 @@
+package control
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/routing"
+)
+
+const (
+	peerA = frame.PeerName(0x02000000000a)
+	peerB = frame.PeerName(0x02000000000b)
+	peerC = frame.PeerName(0x02000000000c)
+)
+
+func newTestTargets(t *testing.T, now time.Time, specs ...string) *targets {
+	t.Helper()
+	ts := newTargets(peerA, 6783)
+	if err := ts.SetDirect(specs, now); err != nil {
+		t.Fatal(err)
+	}
+	return ts
+}
+
+func TestParseTarget(t *testing.T) {
+	ts := newTargets(peerA, 6783)
+	for _, tt := range []struct {
+		spec, host string
+		port       uint16
+		ok         bool
+	}{
+		{"10.0.0.1", "10.0.0.1", 6783, true},
+		{"10.0.0.1:7000", "10.0.0.1", 7000, true},
+		{"weave03.example.net", "weave03.example.net", 6783, true},
+		{"fd00::1", "fd00::1", 6783, true},
+		{"[fd00::1]", "fd00::1", 6783, true},
+		{"[fd00::1]:7000", "fd00::1", 7000, true},
+		{"", "", 0, false},
+		{"host:0", "", 0, false},
+		{"host:port", "", 0, false},
+		{"host:1:2", "", 0, false},
+		{"10.0.0.0/8", "", 0, false},
+	} {
+		got, err := ts.parseTarget(tt.spec)
+		if (err == nil) != tt.ok {
+			t.Errorf("parseTarget(%q): err %v, want ok %v", tt.spec, err, tt.ok)
+			continue
+		}
+		if tt.ok && (got.host != tt.host || got.port != tt.port) {
+			t.Errorf("parseTarget(%q) = %s port %d, want %s port %d", tt.spec, got.host, got.port, tt.host, tt.port)
+		}
+	}
+}
+
+// A failed target comes back after a growing, jittered and capped wait.
+func TestRetryBacksOff(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "10.0.0.1")
+	wait := retryFirst
+	for range 20 {
+		due, _ := ts.Due(now, true)
+		if len(due) != 1 {
+			t.Fatalf("at %v: %d targets due, want 1", now, len(due))
+		}
+		ts.Finished(due[0], errors.New("refused"), now)
+		d := due[0].tryAt.Sub(now)
+		if d < wait/2 || d >= wait/2+wait {
+			t.Fatalf("retry after %v, want %v to %v", d, wait/2, wait/2+wait)
+		}
+		again, next := ts.Due(now, true)
+		if len(again) != 0 || !next.Equal(due[0].tryAt) && !next.Equal(now.Add(gossipInterval)) {
+			t.Fatalf("asked again at once: %d due, next %v; want none before %v", len(again), next, due[0].tryAt)
+		}
+		now = due[0].tryAt
+		wait = min(time.Duration(float64(wait)*retryFactor), retryCap)
+	}
+}
+
+func TestSelfAndCollisionAreNotRetried(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for _, err := range []error{errSelf, error(&collisionError{name: peerA})} {
+		ts := newTestTargets(t, now, "10.0.0.1")
+		due, _ := ts.Due(now, true)
+		ts.Finished(due[0], err, now)
+		if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
+			t.Errorf("%v: retried", err)
+		}
+		if err := ts.AddDirect([]string{"10.0.0.1"}, now); err != nil {
+			t.Fatal(err)
+		}
+		if due, _ := ts.Due(now, true); len(due) != 1 {
+			t.Errorf("%v: connect does not try again", err)
+		}
+	}
+}
+
+// A target is not dialled while the peer behind it is connected, in whichever
+// direction, and at once when a session that had lived ends.
+func TestConnectedTargetIsNotDialled(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "10.0.0.2:6783")
+	due, _ := ts.Due(now, true)
+	ts.Behind(due[0], peerB)
+	ts.Connected(peerB, due[0], netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	ts.Finished(due[0], nil, now)
+	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
+		t.Fatal("dialled while connected")
+	}
+	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:41234"), false, now)
+	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
+		t.Fatal("dialled while connected inbound")
+	}
+	ts.Connected(peerB, due[0], netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	later := now.Add(time.Minute)
+	ts.Ended(peerB, now, errors.New("reset"), later)
+	if due, _ := ts.Due(later.Add(100*time.Millisecond), true); len(due) != 1 {
+		t.Fatalf("%d targets due after a session ended, want 1", len(due))
+	}
+}
+
+func TestDiscover(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	topo := routing.NewTopology(routing.Peer{Name: peerA, UID: 1}, nil)
+	topo.Introduce(routing.Peer{Name: peerB, UID: 2})
+	topo.SetConnection(routing.Connection{Peer: peerB, RemoteAddr: "10.0.0.2:6783", Outbound: true})
+	topo.Merge([]routing.Peer{
+		{Name: peerB, UID: 2, Version: 3, Connections: []routing.Connection{
+			{Peer: peerA, RemoteAddr: "10.0.0.1:50000"},
+			{Peer: peerC, RemoteAddr: "10.0.0.3:50001"}, // inbound: the port is not C's
+		}},
+		{Name: peerC, UID: 3, Version: 3, Connections: []routing.Connection{
+			{Peer: peerB, RemoteAddr: "10.0.0.2:6783", Outbound: true},
+		}},
+	}, now)
+	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	ts.Discover(topo, now)
+	due, _ := ts.Due(now.Add(politeness), true)
+	if len(due) != 1 || due[0].name != peerC || due[0].candidates[0].String() != "10.0.0.3:6783" {
+		t.Fatalf("due = %+v, want peer C at its own port", due)
+	}
+	if due, _ := ts.Due(now.Add(time.Hour), false); len(due) != 0 {
+		t.Error("discovered a peer with discovery off")
+	}
+}
+
+// A summary without a port or an address invites nobody to dial.
+func TestDiscoverIgnoresWhatIsNoAddress(t *testing.T) {
+	ts := newTargets(peerA, 6783)
+	for _, addr := range []string{"", "quic", "10.0.0.3", "10.0.0.3:0", "0.0.0.0:6783", "224.0.0.1:6783", "host:6783"} {
+		if a, ok := ts.dialable(routing.Connection{Peer: peerC, RemoteAddr: addr, Outbound: true}); ok {
+			t.Errorf("dialable(%q) = %v, want none", addr, a)
+		}
+	}
+}
+
+func TestForgetNamesWhatIsNotThere(t *testing.T) {
+	ts := newTestTargets(t, time.Unix(1000, 0), "10.0.0.1", "10.0.0.2")
+	if err := ts.Forget([]string{"10.0.0.2", "10.0.0.9"}); err == nil {
+		t.Error("forgetting an unknown target is no error")
+	}
+	if len(ts.direct) != 1 || ts.direct[0].spec != "10.0.0.1" {
+		t.Errorf("targets after forget: %d, want 10.0.0.1 alone", len(ts.direct))
+	}
+}
+
+func TestSetDirectRefusesAllOrNothing(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "10.0.0.1")
+	if err := ts.SetDirect([]string{"10.0.0.2", "bad:port"}, now); err == nil {
+		t.Fatal("no error")
+	}
+	if len(ts.direct) != 1 || ts.direct[0].spec != "10.0.0.1" {
+		t.Error("a refused list changed the targets")
+	}
+}
