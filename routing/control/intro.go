@@ -1,0 +1,293 @@
+package control
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+)
+
+// DefaultHandshakeTimeout is the time for a whole handshake.
+const DefaultHandshakeTimeout = 10 * time.Second
+
+// ErrWrongPassword says that both ends have a password but not the same.
+var ErrWrongPassword = errors.New("cannot decrypt: passwords differ")
+
+// PasswordMismatch is the error where one end has a password and the other none.
+type PasswordMismatch struct {
+	Ours bool // it is we who have one
+}
+
+func (e *PasswordMismatch) Error() string {
+	if e.Ours {
+		return "we have a password, the peer has none: set the same on both, or none"
+	}
+	return "the peer has a password, we have none: set the same on both, or none"
+}
+
+// HandshakeConfig says how to begin a control connection.
+type HandshakeConfig struct {
+	Dialled    bool // we opened the connection
+	MinVersion byte // lowest protocol version accepted; 0: 1
+	MaxVersion byte // highest; 0: 2
+	Password   []byte
+	// Features gives ours for a protocol version, fresh for each connection: see
+	// Features.FeatureMap.
+	Features func(version int) map[string]string
+	Timeout  time.Duration // for the whole handshake; 0: 10 s
+	Rand     io.Reader     // of the key pair; nil: crypto/rand
+}
+
+// Handshake begins a control connection, weave protocol sections 1.2 to 1.7:
+// header, keys, features. It returns within the timeout, however slowly the
+// other end's bytes come, and soon after ctx is done. The peer's features are
+// checked by themselves (ParseFeatures); whether the peer is wanted is the
+// caller's question. After an error the caller closes conn.
+//
+// Errors: ErrNotWeave, ErrVersion, *PasswordMismatch, ErrWrongPassword,
+// ErrLowOrder, ErrMessageTooLong, ErrFeatures, os.ErrDeadlineExceeded for the
+// timeout, ctx's, and those of conn.
+func Handshake(ctx context.Context, conn net.Conn, cfg HandshakeConfig) (*Conn, error) {
+	timeout := cmp.Or(cfg.Timeout, DefaultHandshakeTimeout)
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
+		return nil, fmt.Errorf("handshake: set deadline: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	h := handshake{cfg: cfg, c: newConn(conn, cfg.Dialled)}
+	err := h.run()
+	if !stop() {
+		return nil, fmt.Errorf("handshake: %w", context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("handshake: clear deadline: %w", err)
+	}
+	return h.c, nil
+}
+
+type handshake struct {
+	cfg     HandshakeConfig
+	c       *Conn
+	private *ecdh.PrivateKey // with a password
+}
+
+func (h *handshake) run() error {
+	version, err := h.header()
+	if err != nil {
+		return err
+	}
+	h.c.setVersion(version)
+	if len(h.cfg.Password) > 0 {
+		if h.private, err = newKeyPair(cmp.Or[io.Reader](h.cfg.Rand, rand.Reader)); err != nil {
+			return err
+		}
+	}
+	h.c.LocalFeatures = h.cfg.Features(version)
+	ours, err := ParseFeatures(h.c.LocalFeatures, version)
+	if err != nil {
+		return fmt.Errorf("our own features: %w", err)
+	}
+	if version == 1 {
+		err = h.introV1()
+	} else {
+		err = h.introV2()
+	}
+	if err != nil {
+		return err
+	}
+	return h.accept(ours.ConnID)
+}
+
+// exchange writes out while read reads, since neither end waits for the other.
+// The deadline of the handshake bounds both.
+func (h *handshake) exchange(what string, write func() error, read func() error) error {
+	written := make(chan error, 1)
+	go func() { written <- write() }()
+	if err := cmp.Or(read(), <-written); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// send is a write function for exchange.
+func (h *handshake) send(b []byte) func() error {
+	return func() error {
+		_, err := h.c.Net.Write(b)
+		return err
+	}
+}
+
+func (h *handshake) header() (version int, err error) {
+	lowest := cmp.Or(h.cfg.MinVersion, MinProtocol)
+	highest := cmp.Or(h.cfg.MaxVersion, MaxProtocol)
+	var theirs [headerLen]byte
+	err = h.exchange("exchange headers", h.send(appendHeader(nil, lowest, highest)), func() error {
+		_, err := io.ReadFull(h.c.in.r, theirs[:])
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return chooseVersion(theirs, lowest, highest)
+}
+
+// introV2 is weave protocol section 1.3:
+//
+//	| 00 |  no password      | 01 | public key, 32 bytes |  password
+//
+// then the features as the first message, sealed already.
+func (h *handshake) introV2() error {
+	if err := h.keysV2(); err != nil {
+		return err
+	}
+	ours := appendFeatureGob(nil, h.c.LocalFeatures)
+	return h.exchange("exchange features",
+		func() error { return h.c.out.writeRaw(ours) },
+		func() error {
+			b, err := h.c.in.next()
+			if err != nil {
+				return h.explainEnd(err)
+			}
+			h.c.RemoteFeatures, err = parseFeatureGob(b)
+			return err
+		})
+}
+
+// explainEnd says what it may mean that the peer closes instead of sending its
+// features: with a password it read ours first and could not decrypt them.
+func (h *handshake) explainEnd(err error) error {
+	closed := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
+	if !closed || !h.c.Encrypted {
+		return err
+	}
+	return fmt.Errorf("the peer closed the connection, passwords may differ: %w", err)
+}
+
+func (h *handshake) keysV2() error {
+	ours := []byte{0}
+	if h.private != nil {
+		ours = append([]byte{1}, h.private.PublicKey().Bytes()...)
+	}
+	var theirs []byte
+	err := h.exchange("exchange keys", h.send(ours), func() (err error) {
+		theirs, err = readKeyV2(h.c.in.r)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return h.agree(theirs)
+}
+
+// readKeyV2 returns nil where the peer has no password.
+func readKeyV2(r io.Reader) ([]byte, error) {
+	var flag [1]byte
+	if _, err := io.ReadFull(r, flag[:]); err != nil {
+		return nil, err
+	}
+	switch flag[0] {
+	case 0:
+		return nil, nil
+	case 1:
+		key := make([]byte, keyLen)
+		_, err := io.ReadFull(r, key)
+		return key, unexpected(err)
+	}
+	return nil, fmt.Errorf("%w: password flag is %d", ErrNotWeave, flag[0])
+}
+
+// agree makes the session key where both ends have a password. theirs is nil
+// where the peer has none.
+func (h *handshake) agree(theirs []byte) error {
+	if (theirs != nil) != (h.private != nil) {
+		return &PasswordMismatch{Ours: h.private != nil}
+	}
+	if theirs == nil {
+		return nil
+	}
+	key, err := sessionKey(h.private, theirs, h.cfg.Password)
+	if err != nil {
+		return err
+	}
+	h.c.encrypt(key)
+	return nil
+}
+
+// introV1 is weave protocol section 1.4: the features open the gob stream, never
+// sealed, and hold the public key.
+func (h *handshake) introV1() error {
+	h.c.LocalFeatures = onlyV1(h.c.LocalFeatures)
+	if h.private != nil {
+		h.c.LocalFeatures[featurePublicKey] = hex.EncodeToString(h.private.PublicKey().Bytes())
+	}
+	var theirs map[string]string
+	err := h.exchange("exchange features", h.send(appendFeatureGob(nil, h.c.LocalFeatures)), func() error {
+		b, err := readGobValue(h.c.in.r, maxHandshakeMessage)
+		if err != nil {
+			return err
+		}
+		theirs, err = parseFeatureGob(b)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	h.c.RemoteFeatures = onlyV1(theirs)
+	public, ok := theirs[featurePublicKey]
+	if !ok {
+		return h.agree(nil)
+	}
+	h.c.RemoteFeatures[featurePublicKey] = public
+	key, err := parseHexKey(public)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrFeatures, featurePublicKey, err)
+	}
+	return h.agree(key[:])
+}
+
+// accept reads the peer's features and names the connection.
+func (h *handshake) accept(connID uint64) error {
+	theirs, err := ParseFeatures(h.c.RemoteFeatures, h.c.Version)
+	if err != nil {
+		return err
+	}
+	h.c.Features = theirs
+	h.c.UID = connID ^ theirs.ConnID
+	h.c.in.limit = maxMessage
+	return nil
+}
+
+// readGobValue reads the next value of a gob stream and the definitions before
+// it, together at most limit bytes.
+func readGobValue(r *bufio.Reader, limit int) ([]byte, error) {
+	var out []byte
+	for {
+		count, _, err := readGobUint(r)
+		if err != nil {
+			return nil, err
+		}
+		if count > uint64(limit) || len(out)+int(count) > limit {
+			return nil, fmt.Errorf("%w: %d bytes before the features, at most %d are taken",
+				ErrMessageTooLong, count, limit)
+		}
+		out = appendGobUint(out, count)
+		message, err := readInto(nil, r, int(count))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, message...)
+		if id := (&gobCursor{rest: message}).int(); id >= 0 {
+			return out, nil
+		}
+	}
+}
