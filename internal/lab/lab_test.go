@@ -478,3 +478,17 @@ func TestPollReturnsTheLastError(t *testing.T) {
 		t.Errorf("Poll = %v, want the last error and context.Canceled", err)
 	}
 }
+
+func TestPollEndsAtAFinalError(t *testing.T) {
+	gone := errors.New("gone")
+	calls := 0
+	err := Poll(t.Context(), time.Microsecond, func() error {
+		if calls++; calls < 3 {
+			return errors.New("not yet")
+		}
+		return fmt.Errorf("wrapped: %w", Final(gone))
+	})
+	if !errors.Is(err, gone) || calls != 3 {
+		t.Errorf("Poll = %v after %d calls, want the final error after 3", err, calls)
+	}
+}

@@ -6,8 +6,16 @@ import (
 	"time"
 )
 
-// Poll calls check until it returns nil, pausing for every in between. When ctx
-// is done it returns what check returned last.
+// final is an error that no waiting will mend.
+type final struct{ error }
+
+func (f final) Unwrap() error { return f.error }
+
+// Final marks an error after which Poll does not check again.
+func Final(err error) error { return final{err} }
+
+// Poll calls check until it returns nil or a Final error, pausing for every in
+// between. When ctx is done it returns what check returned last.
 func Poll(ctx context.Context, every time.Duration, check func() error) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -15,6 +23,9 @@ func Poll(ctx context.Context, every time.Duration, check func() error) error {
 		err := check()
 		if err == nil {
 			return nil
+		}
+		if _, ok := errors.AsType[final](err); ok {
+			return err
 		}
 		select {
 		case <-ctx.Done():

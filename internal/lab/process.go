@@ -43,8 +43,9 @@ func (n *Namespace) Start(c Command) (*Process, error) {
 	p := &Process{log: c.Log, done: make(chan struct{})}
 	p.cmd = exec.Command(c.Path, c.Args...)
 	p.cmd.Env = append(os.Environ(), c.Env...)
-	// A group of its own: Ctrl-C at our terminal is for us to pass on.
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// A session of its own: Ctrl-C at our terminal is for us to pass on, and
+	// a lab that is kept outlives the terminal.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if c.UID != 0 {
 		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID}
 	}
