@@ -102,9 +102,9 @@ func (c *Conn) Close() error {
 			errs = append(errs, s.file.Close())
 		}
 	}
-	if err := errors.Join(errs...); errors.Is(err, os.ErrClosed) {
+	err := errors.Join(errs...)
+	if errors.Is(err, os.ErrClosed) {
 		return net.ErrClosed
-	} else {
-		return err
 	}
+	return err
 }
