@@ -1,0 +1,241 @@
+package sleeve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/internal/udp"
+	"meshd/transport"
+)
+
+// Name is the overlay's name in the handshake (weave protocol, section 5).
+const Name = "sleeve"
+
+// maxIncarnations is how many paths to one neighbour may run at a time: the one
+// in use, the one that takes over, and those of two connections of which one is
+// about to lose (weave protocol, section 1.9).
+const maxIncarnations = 4
+
+// PacketConn is a batched UDP socket of one address family, with the contracts of
+// udp.Conn.
+type PacketConn interface {
+	ReadBatch(ms []udp.Message) (int, error)
+	WriteBatch(ms []udp.Message, df bool) (int, error)
+	LocalAddr() netip.AddrPort
+	PathMTU(dst netip.AddrPort) (int, error)
+	Close() error
+}
+
+var _ PacketConn = (*udp.Conn)(nil)
+
+// Config is what a Transport needs to know.
+type Config struct {
+	// Listen is host:port. Without a host it is all IPv4 addresses and, where the
+	// system has IPv6, all of these too. Port 0: any.
+	Listen string
+	// Local is our name.
+	Local frame.PeerName
+	// Deliver takes the packets that arrive. It is called by one goroutine per
+	// socket.
+	Deliver frame.Handler
+	// Log takes changes of paths; nil: nothing is logged.
+	Log *slog.Logger
+	// Sockets are used instead of opening any: one per address family.
+	Sockets []PacketConn
+	// Stray counts the datagrams that belong to no path; nil: they are not counted.
+	Stray *transport.Counters
+}
+
+// Transport makes sleeve paths over its sockets. Its methods may be called
+// concurrently.
+type Transport struct {
+	local   frame.PeerName
+	deliver frame.Handler
+	log     *slog.Logger
+	stray   *transport.Counters
+	conns   []PacketConn
+	epoch   time.Time // what path.heard counts from
+
+	mu    sync.Mutex // guards changes of paths
+	paths atomic.Pointer[pathMap]
+}
+
+// pathMap has the paths that run, by neighbour, newest first. It is never
+// changed, only replaced.
+type pathMap map[frame.PeerName][]*path
+
+var _ transport.Transport = (*Transport)(nil)
+
+// New opens the sockets. Run closes them; a Transport that is not run needs Close.
+func New(c Config) (*Transport, error) {
+	t := &Transport{
+		local: c.Local, deliver: c.Deliver, log: c.Log, stray: c.Stray,
+		conns: c.Sockets, epoch: time.Now(),
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	t.log = t.log.With("transport", Name)
+	if t.stray == nil {
+		t.stray = &transport.Counters{}
+	}
+	if t.deliver == nil {
+		return nil, errors.New("sleeve: nobody takes the packets that arrive")
+	}
+	if !t.local.Valid() {
+		return nil, fmt.Errorf("sleeve: our name: %w", frame.ErrPeerName)
+	}
+	t.paths.Store(&pathMap{})
+	if len(t.conns) > 0 {
+		return t, nil
+	}
+	conns, err := listen(c.Listen)
+	if err != nil {
+		return nil, err
+	}
+	t.conns = conns
+	return t, nil
+}
+
+// listen opens the sockets for host:port.
+func listen(hostPort string) ([]PacketConn, error) {
+	host, portText, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return nil, fmt.Errorf("sleeve: listen %q: %w", hostPort, err)
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("sleeve: listen %q: the port is not a number up to 65535", hostPort)
+	}
+	if host != "" {
+		addr, err := netip.ParseAddr(host)
+		if err != nil {
+			return nil, fmt.Errorf("sleeve: listen %q: %w", hostPort, err)
+		}
+		c, err := udp.Listen(netip.AddrPortFrom(addr.Unmap(), uint16(port)))
+		if err != nil {
+			return nil, err
+		}
+		return []PacketConn{c}, nil
+	}
+	return listenBoth(uint16(port))
+}
+
+// listenBoth opens a socket of each family on the same port. A system without
+// IPv6 has IPv4 alone; another owner of the IPv6 port is an error.
+func listenBoth(port uint16) ([]PacketConn, error) {
+	c4, err := udp.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+	if err != nil {
+		return nil, err
+	}
+	c6, err := udp.Listen(netip.AddrPortFrom(netip.IPv6Unspecified(), c4.LocalAddr().Port()))
+	switch {
+	case err == nil:
+		return []PacketConn{c4, c6}, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, errors.Join(err, c4.Close())
+	}
+	return []PacketConn{c4}, nil
+}
+
+// Name is "sleeve".
+func (t *Transport) Name() string { return Name }
+
+// Port is the UDP port that the transport listens on.
+func (t *Transport) Port() uint16 { return t.conns[0].LocalAddr().Port() }
+
+// Close closes the sockets.
+func (t *Transport) Close() error {
+	var errs []error
+	for _, c := range t.conns {
+		if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Run reads the sockets and delivers what arrives until ctx is done, then returns
+// nil. It closes the sockets.
+func (t *Transport) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer t.Close()
+	defer context.AfterFunc(ctx, func() { t.Close() })()
+	var wg sync.WaitGroup
+	errs := make([]error, len(t.conns))
+	for i, c := range t.conns {
+		wg.Go(func() {
+			if err := newReader(t, c).run(ctx); err != nil {
+				errs[i] = err
+				cancel(err) // one family less is not what was asked for
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Open prepares the path of a session. The neighbour's datagrams are taken from
+// Path.Run on.
+func (t *Transport) Open(s transport.Session) (transport.Path, error) {
+	if !s.Remote.Name.Valid() {
+		return nil, fmt.Errorf("sleeve: the neighbour's name: %w", frame.ErrPeerName)
+	}
+	if s.SendControl == nil || s.Counters == nil || s.Done == nil {
+		return nil, errors.New("sleeve: the session has no control connection or no counters")
+	}
+	return newPath(t, s), nil
+}
+
+// conn finds the socket for an address; nil: there is none of its family.
+func (t *Transport) conn(to netip.AddrPort) PacketConn {
+	for _, c := range t.conns {
+		if c.LocalAddr().Addr().Is4() == to.Addr().Is4() {
+			return c
+		}
+	}
+	return nil
+}
+
+// add makes the path receive. Of too many the oldest has to end.
+func (t *Transport) add(p *path) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := maps.Clone(*t.paths.Load())
+	name := p.session.Remote.Name
+	list := slices.Insert(slices.Clone(next[name]), 0, p)
+	if len(list) > maxIncarnations {
+		list[maxIncarnations].evict()
+		list = list[:maxIncarnations]
+	}
+	next[name] = list
+	t.paths.Store(&next)
+}
+
+// remove makes the path receive no more.
+func (t *Transport) remove(p *path) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := maps.Clone(*t.paths.Load())
+	name := p.session.Remote.Name
+	list := slices.DeleteFunc(slices.Clone(next[name]), func(x *path) bool { return x == p })
+	if len(list) == 0 {
+		delete(next, name)
+	} else {
+		next[name] = list
+	}
+	t.paths.Store(&next)
+}
