@@ -1,0 +1,64 @@
+package main
+
+import (
+	"time"
+
+	"meshd/routing"
+	"meshd/routing/control"
+	"meshd/tap"
+)
+
+// Daemon is what the local API needs of the running daemon. All methods may be
+// called concurrently.
+type Daemon interface {
+	// Report reads the state of all components.
+	Report() Report
+	// Connect adds targets (host or host:port); replace drops all others. The
+	// error names each target that is no address.
+	Connect(targets []string, replace bool) error
+	// Forget removes targets; existing connections stay.
+	Forget(targets []string) error
+	// Reload reads the configuration again. The keys that changed are in applied
+	// where the change works already, else in needRestart.
+	Reload() (applied, needRestart []string, err error)
+	// Stop asks the daemon to end and returns at once.
+	Stop()
+}
+
+// Report is the state of the daemon at one moment.
+type Report struct {
+	Version    string
+	PID        int
+	Started    time.Time
+	Mesh       control.Snapshot
+	MACs       []routing.MACEntry
+	MACTable   routing.MACStats
+	Forwarder  routing.Stats
+	Port       PortReport
+	Transports []TransportReport // in order of preference
+	Config     ConfigReport
+}
+
+// PortReport is our end on the bridge.
+type PortReport struct {
+	Device  string
+	Bridge  string
+	Backend string // how the device was opened, say "offload" or "portable"
+	MTU     int    // of the device, bytes
+	State   tap.State
+	Stats   tap.Stats
+}
+
+// TransportReport is one transport that is configured.
+type TransportReport struct {
+	Name    string
+	Listen  string // local socket address, "" where it has none
+	Problem string // why it makes no paths, in words
+}
+
+// ConfigReport is what a status says about the configuration.
+type ConfigReport struct {
+	File         string  // "": no file
+	HTTP         string  // address of weave's API, "": off
+	PasswordBits float64 // estimated strength; 0: unknown or no password
+}

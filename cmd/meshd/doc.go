@@ -1,0 +1,14 @@
+// Command meshd joins hosts into one Ethernet. `meshd up` is the daemon; the
+// other commands are clients of a running one.
+//
+//	meshd status ──► client ──► unix socket ──► server ──► Daemon (run.go)
+//	curl, Prometheus ────────► api.http ──────►   │
+//	                                              ▼
+//	                                   Report ──► Status ──► JSON, text
+//	                                          └─► weaveReport ─► weave's API
+//
+// A Report holds the values of the running components as they are. A Status is
+// what users see of it: the schema of --json, cleaned of control characters,
+// with what is wrong put in words. The tables are made of a Status, so that text
+// and JSON say the same.
+package main

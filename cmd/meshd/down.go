@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"meshd/tap"
+)
+
+// downTimeout is how long a daemon may take to end.
+const downTimeout = 20 * time.Second
+
+func newDownCmd(connect func() *client) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "End the daemon and remove the bridge",
+		Long: `End the running daemon, wait until it has gone, and remove its bridge, which the
+daemon itself leaves in place while containers are attached to it. A bridge that
+meshd did not make stays.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c := connect()
+			s, err := c.status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			p, err := c.holdProcess()
+			if err != nil {
+				return err
+			}
+			defer p.close()
+			if err := c.stopAndWait(cmd.Context(), p, s.PID); err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "meshd (pid %d) has ended\n", s.PID)
+			err = p.removeBridge(s.Port.Bridge)
+			if errors.Is(err, tap.ErrForeign) {
+				fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", s.Port.Bridge)
+				return nil
+			}
+			return err
+		},
+	}
+}
+
+// stopAndWait asks the daemon to end and returns when it has.
+func (c *client) stopAndWait(ctx context.Context, p *process, pid int) error {
+	if err := c.stop(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, downTimeout)
+	defer cancel()
+	if err := p.wait(ctx); err != nil {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("meshd (pid %d) has not ended within %v: see its log, or end it with kill", pid, downTimeout)
+		}
+		return err
+	}
+	return nil
+}
+
+// process is a running daemon, held on to so that its end is noticed, and its
+// network namespace outlives it. What could not be had is nil or closed: the
+// daemon may be in another PID namespace, or another user's.
+type process struct {
+	socket string
+	pidfd  *os.File
+	ns     netns.NsHandle
+}
+
+// holdProcess takes hold of the process that listens on the socket. Taking it
+// before it is asked to end keeps another one with the same PID out.
+func (c *client) holdProcess() (*process, error) {
+	conn, err := net.DialTimeout("unix", c.socket, c.timeout)
+	if err != nil {
+		return nil, c.explain(err)
+	}
+	defer conn.Close()
+	p := &process{socket: c.socket, ns: netns.None()}
+	pid := peerPID(conn)
+	if pid == 0 {
+		return p, nil
+	}
+	if fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK); err == nil {
+		p.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	}
+	if ns, err := netns.GetFromPid(pid); err == nil {
+		p.ns = ns
+	}
+	return p, nil
+}
+
+func (p *process) close() {
+	if p.pidfd != nil {
+		p.pidfd.Close()
+	}
+	if p.ns.IsOpen() {
+		p.ns.Close()
+	}
+}
+
+// wait returns nil once the daemon has ended.
+func (p *process) wait(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for !p.gone() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// gone reports whether the process has ended; where it is not known, whether its
+// socket has.
+func (p *process) gone() bool {
+	if p.pidfd != nil {
+		fds := []unix.PollFd{{Fd: int32(p.pidfd.Fd()), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 0)
+		return err == nil && n > 0
+	}
+	conn, err := net.DialTimeout("unix", p.socket, time.Second)
+	if err != nil {
+		return true
+	}
+	conn.Close()
+	return false
+}
+
+// removeBridge removes the bridge in the daemon's network namespace, which need
+// not be ours: there may be a bridge of that name in both.
+func (p *process) removeBridge(name string) error {
+	if !p.ns.IsOpen() {
+		return fmt.Errorf("the bridge %s stays: the daemon's network namespace cannot be entered (run this as root)", name)
+	}
+	done := make(chan error) // one send
+	go func() {
+		// The thread is not unlocked: it ends with this goroutine, and its
+		// namespace with it.
+		runtime.LockOSThread()
+		if err := netns.Set(p.ns); err != nil {
+			done <- fmt.Errorf("enter the daemon's network namespace: %w", err)
+			return
+		}
+		done <- tap.RemoveBridge(name)
+	}()
+	return <-done
+}

@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/routing"
+	"meshd/routing/control"
+	"meshd/tap"
+	"meshd/transport"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+// now is the moment of all fixtures.
+var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+func testName(last byte) frame.PeerName { return 0x020000000000 + frame.PeerName(last) }
+
+func mac(last byte) frame.MAC { return frame.MAC{2, 0, 0, 0, 9, last} }
+
+// healthyReport is weave01 of a mesh of three: weave02 is meshd on the same VLAN,
+// weave03 a stock router. A password is set.
+func healthyReport() Report {
+	sleeve := func(addr string, mtu int, rtt time.Duration, loss float64, tx, rx transport.FlowStats) []transport.PathStats {
+		return []transport.PathStats{{
+			Transport: "sleeve", Active: true, Tx: tx, Rx: rx,
+			State: transport.State{Up: true, MTU: mtu, RTT: rtt, Loss: loss, Addr: netip.MustParseAddrPort(addr), Encrypted: true},
+		}}
+	}
+	return Report{
+		Version: "v0.1.0", PID: 4711, Started: now.Add(-time.Hour),
+		Mesh: control.Snapshot{
+			Self:        control.PeerSnapshot{Name: testName(1), NickName: "weave01", UID: 11, Version: 5, ShortID: 101, HasShortID: true},
+			MinProtocol: 1, MaxProtocol: 2, Encrypted: true, Discovery: true, Port: 6783, ConnLimit: 200,
+			Targets: []control.TargetSnapshot{{Target: "10.142.130.17", Addresses: addrs("10.142.130.17:6783")}},
+			Peers: []control.PeerSnapshot{
+				{Name: testName(1), NickName: "weave01", UID: 11, Version: 5, ShortID: 101, HasShortID: true, Connections: []control.PeerConnection{
+					{Name: testName(2), NickName: "weave02", Address: "10.142.130.17:6783", Outbound: true, Established: true},
+					{Name: testName(3), NickName: "weave03", Address: "10.107.153.153:40022", Established: true},
+				}},
+				{Name: testName(2), NickName: "weave02", UID: 22, Version: 3, ShortID: 102, HasShortID: true, Connections: []control.PeerConnection{
+					{Name: testName(1), NickName: "weave01", Address: "10.142.130.16:51234", Established: true},
+				}},
+				{Name: testName(3), NickName: "weave03", UID: 33, Version: 2, Connections: []control.PeerConnection{
+					{Name: testName(1), NickName: "weave01", Address: "10.142.130.16:6783", Outbound: true, Established: true},
+				}},
+			},
+			Connections: []control.ConnectionSnapshot{
+				{
+					Address: "10.142.130.17:6783", Outbound: true, State: control.StateEstablished,
+					Name: testName(2), NickName: "weave02", UID: 22, Native: true, Version: 2, Encrypted: true,
+					Since: now.Add(-time.Hour), TCPRTT: 700 * time.Microsecond, MTU: 1414, Transport: "sleeve",
+					Paths: sleeve("10.142.130.17:6783", 1414, 430*time.Microsecond, 0,
+						transport.FlowStats{Frames: 1200, Bytes: 1_500_000, Datagrams: 900},
+						transport.FlowStats{Frames: 800, Bytes: 64_000, Datagrams: 800, Drops: map[string]uint64{"auth": 2, "replay": 1}}),
+				},
+				{
+					Address: "10.107.153.153:40022", State: control.StateEstablished,
+					Name: testName(3), NickName: "weave03", UID: 33, Version: 2, Encrypted: true,
+					Since: now.Add(-time.Minute), TCPRTT: 1830 * time.Microsecond, MTU: 1414, Transport: "sleeve",
+					Paths: sleeve("10.107.153.153:6783", 1414, 0, -1,
+						transport.FlowStats{Frames: 3, Bytes: 180, Datagrams: 9}, transport.FlowStats{}),
+				},
+			},
+			Unicast: []control.UnicastRoute{
+				{Dest: testName(1)}, {Dest: testName(2), Via: testName(2)}, {Dest: testName(3), Via: testName(3)},
+			},
+			Broadcast: []control.BroadcastRoute{
+				{Source: testName(1), Via: []frame.PeerName{testName(2), testName(3)}},
+				{Source: testName(2), Via: []frame.PeerName{testName(3)}},
+				{Source: testName(3), Via: []frame.PeerName{testName(2)}},
+			},
+			Terminations: 1,
+		},
+		MACs: []routing.MACEntry{
+			{MAC: mac(1), Peer: testName(1), LastSeen: now.Add(-2 * time.Second)},
+			{MAC: mac(2), Peer: testName(2), LastSeen: now.Add(-5 * time.Minute)},
+		},
+		MACTable: routing.MACStats{Entries: 2, Moves: 1},
+		Forwarder: routing.Stats{
+			FromPort: routing.Count{Frames: 1203, Bytes: 1_500_180}, ToPort: routing.Count{Frames: 800, Bytes: 64_000},
+			Drops: map[string]uint64{"too-big": 4, "no-route": 0},
+		},
+		Port: PortReport{
+			Device: "meshd0", Bridge: "weave", Backend: "portable", MTU: 1376,
+			State: tap.State{Joined: true, Since: now.Add(-time.Hour)},
+			Stats: tap.Stats{Read: tap.Count{Frames: 1203, Bytes: 1_500_180}, Written: tap.Count{Frames: 800, Bytes: 64_000}},
+		},
+		Transports: []TransportReport{{Name: "sleeve", Listen: ":6783"}},
+		Config:     ConfigReport{File: "/etc/meshd.yaml", PasswordBits: 80},
+	}
+}
+
+// brokenReport has about everything wrong at once.
+func brokenReport() Report {
+	r := healthyReport()
+	m := &r.Mesh
+	m.Encrypted = false
+	m.Targets = append(m.Targets,
+		control.TargetSnapshot{Target: "10.0.0.9", Addresses: addrs("10.0.0.9:6783")},
+		control.TargetSnapshot{Target: "weave09.example.net", Err: "no such host"},
+	)
+	down := &m.Connections[0]
+	down.State, down.Transport, down.MTU = control.StatePending, "", 0
+	down.Paths[0].Active = false
+	down.Paths[0].State = transport.State{Loss: -1, Why: "no heartbeat was answered"}
+	stock := &m.Connections[1]
+	stock.Unsessioned = true
+	stock.MTU, stock.Paths[0].State.MTU, stock.Paths[0].State.Encrypted = 1200, 1200, false
+	m.Connections = append(m.Connections,
+		control.ConnectionSnapshot{Address: "10.0.0.9:6783", Outbound: true, State: control.StateFailed, Err: "connection refused", NextTry: now.Add(4 * time.Second)},
+		control.ConnectionSnapshot{Address: "10.0.0.7:6783", Outbound: true, State: control.StateFailed, Err: "no route to host", NextTry: now.Add(5 * time.Minute)},
+	)
+	m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(4), NickName: "weave\x1b[31m04"})
+	r.MACs[0].Flapping = true
+	r.Port.State = tap.State{Why: "the bridge weave does not exist and is not to be made", Since: now}
+	r.Config.HTTP = "0.0.0.0:6784"
+	return r
+}
+
+func addrs(list ...string) []netip.AddrPort { return each(list, netip.MustParseAddrPort) }
+
+// fakeDaemon is a daemon of fixed state that records what it was asked to do.
+type fakeDaemon struct {
+	mu      sync.Mutex // guards all below
+	report  Report
+	targets []string
+	replace bool
+	stopped chan struct{} // closed by Stop
+	fail    error         // what Connect, Forget and Reload answer
+}
+
+func newFakeDaemon(r Report) *fakeDaemon { return &fakeDaemon{report: r, stopped: make(chan struct{})} }
+
+func (d *fakeDaemon) Report() Report {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.report
+}
+
+func (d *fakeDaemon) Connect(targets []string, replace bool) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail == nil {
+		d.targets, d.replace = targets, replace
+	}
+	return d.fail
+}
+
+func (d *fakeDaemon) Forget(targets []string) error { return d.Connect(targets, false) }
+
+func (d *fakeDaemon) Reload() (applied, needRestart []string, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail != nil {
+		return nil, nil, d.fail
+	}
+	return []string{"peers: [] -> [a]"}, []string{"listen: :6783 -> :6784"}, nil
+}
+
+func (d *fakeDaemon) Stop() { close(d.stopped) }
+
+func (d *fakeDaemon) asked() ([]string, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.targets, d.replace
+}
+
+// golden compares got with a file in testdata/golden.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", "golden", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s:\n--- got\n%s\n--- want\n%s", name, got, want)
+	}
+}
+
+// runCLI runs one command line and returns what it printed and its exit code.
+func runCLI(ctx context.Context, args ...string) (stdout, stderr string, code int) {
+	var out, errs strings.Builder
+	code = execute(ctx, args, &out, &errs)
+	return out.String(), errs.String(), code
+}
+
+func toJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+var errRefused = errors.New("refused for a test")

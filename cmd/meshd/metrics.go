@@ -1,0 +1,226 @@
+package main
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"meshd/routing"
+	"meshd/transport"
+)
+
+// newRegistry has weave's metrics (weave protocol section 8.4) as far as they
+// have a meaning here, ours, and those of Go and of the process.
+func newRegistry(d Daemon) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		meshCollector{d},
+	)
+	return reg
+}
+
+// meshCollector reads the daemon at each scrape.
+type meshCollector struct{ daemon Daemon }
+
+var (
+	peerLabels  = []string{"peer", "nickname"}
+	pathLabels  = []string{"peer", "nickname", "transport"}
+	flowLabels  = []string{"peer", "nickname", "transport", "direction"}
+	dropLabels  = []string{"peer", "nickname", "transport", "direction", "reason"}
+	weaveLabels = []string{"state", "type", "encryption"}
+
+	descWeaveConnections  = describe("weave_connections", "Number of peer-to-peer connections.", weaveLabels...)
+	descWeaveTerminations = describe("weave_connection_terminations_total", "Number of peer-to-peer connections terminated.")
+
+	descInfo       = describe("meshd_info", "Version of the daemon; always 1.", "version", "goversion")
+	descPeers      = describe("meshd_peers", "Peers in the topology, this one included.")
+	descReachable  = describe("meshd_peers_reachable", "Peers that frames have a route to, this one included.")
+	descTargets    = describe("meshd_targets", "Configured peer addresses.")
+	descProblems   = describe("meshd_problems", "What `meshd status` names first, by severity.", "severity")
+	descMACs       = describe("meshd_mac_entries", "Entries of the MAC table.")
+	descMACEvents  = describe("meshd_mac_events_total", "What happened to the MAC table.", "event")
+	descPortJoined = describe("meshd_port_joined", "Whether our port is in the bridge.", "device", "bridge")
+	descPortMTU    = describe("meshd_port_mtu_bytes", "MTU of our port.", "device", "bridge")
+	descPortRepair = describe("meshd_port_repairs_total", "How often our port was joined to the bridge again.", "device", "bridge")
+	descPortDrops  = describe("meshd_port_drops_total", "Frames that our port dropped.", "device", "bridge", "reason")
+	descFwdFrames  = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
+	descFwdBytes   = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
+	descFwdDrops   = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")
+
+	descNeighbour  = describe("meshd_neighbour_connected_since_seconds", "Unix time at which the neighbour connected.", "peer", "nickname", "kind")
+	descControlRTT = describe("meshd_neighbour_control_rtt_seconds", "Round-trip time of the control connection, from the kernel.", peerLabels...)
+	descPathUp     = describe("meshd_path_up", "Whether the path works.", pathLabels...)
+	descPathActive = describe("meshd_path_active", "Whether frames use the path now.", pathLabels...)
+	descPathMTU    = describe("meshd_path_mtu_bytes", "Largest inner IP packet of the path; absent while unknown.", pathLabels...)
+	descPathRTT    = describe("meshd_path_rtt_seconds", "Round-trip time of the path's probes; absent while unknown.", pathLabels...)
+	descPathLoss   = describe("meshd_path_loss_ratio", "Share of probes lost lately; absent while unknown.", pathLabels...)
+	descFrames     = describe("meshd_path_frames_total", "Frames on the path.", flowLabels...)
+	descBytes      = describe("meshd_path_bytes_total", "Bytes of frames on the path.", flowLabels...)
+	descDatagrams  = describe("meshd_path_datagrams_total", "Datagrams on the path.", flowLabels...)
+	descDrops      = describe("meshd_path_drops_total", "Frames and datagrams dropped on the path.", dropLabels...)
+
+	allDescs = []*prometheus.Desc{
+		descWeaveConnections, descWeaveTerminations,
+		descInfo, descPeers, descReachable, descTargets, descProblems, descMACs, descMACEvents,
+		descPortJoined, descPortMTU, descPortRepair, descPortDrops, descFwdFrames, descFwdBytes, descFwdDrops,
+		descNeighbour, descControlRTT, descPathUp, descPathActive, descPathMTU, descPathRTT, descPathLoss,
+		descFrames, descBytes, descDatagrams, descDrops,
+	}
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (meshCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range allDescs {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c meshCollector) Collect(ch chan<- prometheus.Metric) {
+	s := newStatus(c.daemon.Report(), time.Now())
+	m := emitter(ch)
+	m.weave(&s)
+	m.mesh(&s)
+	m.data(&s)
+	m.neighbours(&s)
+}
+
+type emitter chan<- prometheus.Metric
+
+func (m emitter) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	m <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (m emitter) counter(d *prometheus.Desc, v uint64, labels ...string) {
+	m <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+}
+
+// weave counts connections; as in weave, the established ones are there with 0
+// as well.
+func (m emitter) weave(s *Status) {
+	type key struct{ state, kind, encryption string }
+	counts := map[key]int{}
+	for _, t := range s.Transports {
+		counts[key{"established", t.Name, ""}] = 0
+		counts[key{"established", t.Name, "yes"}] = 0
+	}
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		k := key{state: c.State, kind: "unknown"}
+		if c.live() && overlayOf(c) != "none" {
+			k.kind = overlayOf(c)
+		}
+		if c.live() && pathEncrypted(c) {
+			k.encryption = "yes"
+		}
+		counts[k]++
+	}
+	for k, n := range counts {
+		m.gauge(descWeaveConnections, float64(n), k.state, k.kind, k.encryption)
+	}
+	m.counter(descWeaveTerminations, s.Terminations)
+}
+
+func (m emitter) mesh(s *Status) {
+	m.gauge(descInfo, 1, s.Version, runtime.Version())
+	reachable := 0
+	for _, p := range s.Peers {
+		reachable += toInt(p.Reachable)
+	}
+	m.gauge(descPeers, float64(len(s.Peers)))
+	m.gauge(descReachable, float64(reachable))
+	m.gauge(descTargets, float64(len(s.Targets)))
+	bySeverity := map[Severity]int{Error: 0, Warning: 0, Note: 0}
+	for _, p := range s.Problems {
+		bySeverity[p.Severity]++
+	}
+	for severity, n := range bySeverity {
+		m.gauge(descProblems, float64(n), string(severity))
+	}
+}
+
+func (m emitter) data(s *Status) {
+	m.gauge(descMACs, float64(s.MACTable.Entries))
+	m.counter(descMACEvents, s.MACTable.Moves, "move")
+	m.counter(descMACEvents, s.MACTable.Conflicts, "conflict")
+	m.counter(descMACEvents, s.MACTable.Unlearned, "unlearned")
+	m.counter(descMACEvents, s.MACTable.Flapping, "flapping")
+	m.gauge(descPortJoined, float64(toInt(s.Port.Joined)), s.Port.Device, s.Port.Bridge)
+	if s.Port.MTU != nil {
+		m.gauge(descPortMTU, float64(*s.Port.MTU), s.Port.Device, s.Port.Bridge)
+	}
+	for reason, n := range s.Port.Drops {
+		m.counter(descPortDrops, n, s.Port.Device, s.Port.Bridge, reason)
+	}
+	m.counter(descPortRepair, s.Port.Repairs, s.Port.Device, s.Port.Bridge)
+	f := &s.Forwarder
+	for way, n := range map[string]routing.Count{
+		"from-port": f.FromPort, "from-links": f.FromLinks, "to-port": f.ToPort, "sent": f.Sent,
+		"flooded": f.Flooded, "relayed": f.Relayed, "local": f.Local, "answered": f.Answered,
+	} {
+		m.counter(descFwdFrames, n.Frames, way)
+		m.counter(descFwdBytes, n.Bytes, way)
+	}
+	for reason, n := range f.Drops {
+		m.counter(descFwdDrops, n, reason)
+	}
+}
+
+// neighbours emits one set of series per neighbour and transport. While two
+// connections to one neighbour exist, the first one counts: a series may be there
+// only once.
+func (m emitter) neighbours(s *Status) {
+	seen := map[string]bool{}
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		if !c.live() || seen[c.Name] {
+			continue
+		}
+		seen[c.Name] = true
+		since := 0.0
+		if c.Since != nil {
+			since = float64(c.Since.UnixMilli()) / 1000
+		}
+		m.gauge(descNeighbour, since, c.Name, c.NickName, c.Kind)
+		if c.ControlRTT != nil {
+			m.gauge(descControlRTT, *c.ControlRTT/1000, c.Name, c.NickName)
+		}
+		for j := range c.Paths {
+			if p := &c.Paths[j]; !seen[c.Name+p.Transport] {
+				seen[c.Name+p.Transport] = true
+				m.path(c, p)
+			}
+		}
+	}
+}
+
+func (m emitter) path(c *Connection, p *Path) {
+	labels := []string{c.Name, c.NickName, p.Transport}
+	m.gauge(descPathUp, float64(toInt(p.Up)), labels...)
+	m.gauge(descPathActive, float64(toInt(p.Active)), labels...)
+	if p.MTU != nil {
+		m.gauge(descPathMTU, float64(*p.MTU), labels...)
+	}
+	if p.RTT != nil && p.RTTSource == "probe" {
+		m.gauge(descPathRTT, *p.RTT/1000, labels...)
+	}
+	if p.Loss != nil {
+		m.gauge(descPathLoss, *p.Loss, labels...)
+	}
+	for direction, f := range map[string]*transport.FlowStats{"tx": &p.Tx, "rx": &p.Rx} {
+		m.counter(descFrames, f.Frames, c.Name, c.NickName, p.Transport, direction)
+		m.counter(descBytes, f.Bytes, c.Name, c.NickName, p.Transport, direction)
+		m.counter(descDatagrams, f.Datagrams, c.Name, c.NickName, p.Transport, direction)
+		for reason, n := range f.Drops {
+			m.counter(descDrops, n, c.Name, c.NickName, p.Transport, direction, reason)
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Severity says how bad a problem is.
+type Severity string
+
+// The severities, worst first.
+const (
+	Error   Severity = "error"   // something asked for does not work
+	Warning Severity = "warning" // it works, worse or less safely than it could
+	Note    Severity = "note"    // good to know
+)
+
+// Problem is one thing that an operator should know, in words.
+type Problem struct {
+	Severity Severity `json:"severity"`
+	Code     string   `json:"code"` // stable, for scripts
+	Text     string   `json:"text"`
+}
+
+const (
+	wantedPasswordBits = 50   // what weave's documentation asks for
+	lossWorthAWord     = 0.05 // share of probes
+)
+
+// findings collects problems.
+type findings []Problem
+
+func (f *findings) add(severity Severity, code, format string, args ...any) {
+	*f = append(*f, Problem{severity, code, fmt.Sprintf(format, args...)})
+}
+
+// problems names what is wrong with s, worst first.
+func problems(s *Status, c ConfigReport) []Problem {
+	f := findings{}
+	f.port(s)
+	f.transports(s)
+	f.targets(s)
+	f.attempts(s)
+	f.neighbours(s)
+	f.mesh(s)
+	f.macs(s)
+	f.encryption(s, c)
+	f.exposure(c)
+	rank := map[Severity]int{Error: 0, Warning: 1, Note: 2}
+	slices.SortStableFunc(f, func(a, b Problem) int { return rank[a.Severity] - rank[b.Severity] })
+	return f
+}
+
+func (f *findings) port(s *Status) {
+	if s.Port.Joined {
+		return
+	}
+	why := s.Port.Problem
+	if why == "" {
+		why = "it is being joined again"
+	}
+	f.add(Error, "port-not-joined", "port %s is not in the bridge %s: %s", s.Port.Device, s.Port.Bridge, why)
+}
+
+func (f *findings) transports(s *Status) {
+	for _, t := range s.Transports {
+		if t.Problem != "" {
+			f.add(Error, "transport-unusable", "transport %s makes no paths: %s", t.Name, t.Problem)
+		}
+	}
+}
+
+// targets reports the configured targets that do not resolve or do not answer.
+func (f *findings) targets(s *Status) {
+	var texts []string
+	for i := range s.Targets {
+		if text := targetFault(s, &s.Targets[i]); text != "" {
+			texts = append(texts, text)
+		}
+	}
+	if len(texts) > 0 {
+		f.add(Error, "target-unreachable", "%d of %s %s not answer: %s",
+			len(texts), count(len(s.Targets), "target"), doVerb(len(texts)), strings.Join(texts, "; "))
+	}
+	if len(s.Targets) == 0 && !slices.ContainsFunc(s.Connections, func(c Connection) bool { return c.live() }) {
+		f.add(Note, "alone", "no targets are configured and no peer has connected: this peer is alone")
+	}
+}
+
+// targetFault says why a target does not answer, "" if it does or may soon.
+func targetFault(s *Status, t *Target) string {
+	if t.Error != "" {
+		return t.Target + ": " + t.Error
+	}
+	var failed *Connection
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		if !slices.Contains(t.Addresses, c.Address) {
+			continue
+		}
+		if c.live() || c.Error == "" || ourself(c) {
+			return ""
+		}
+		failed = c
+	}
+	if failed == nil {
+		return ""
+	}
+	text := failed.Address
+	if host, _, err := net.SplitHostPort(failed.Address); t.Target != host && t.Target != failed.Address || err != nil {
+		text = t.Target + " (" + failed.Address + ")"
+	}
+	return text + ": " + failed.Error + ", " + nextTry(failed, s.Now)
+}
+
+// attempts reports the addresses that other peers know and we do not reach.
+func (f *findings) attempts(s *Status) {
+	var texts []string
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		if c.live() || c.Error == "" || ourself(c) || configured(s, c.Address) {
+			continue
+		}
+		texts = append(texts, c.Address+": "+c.Error+", "+nextTry(c, s.Now))
+	}
+	if len(texts) > 0 {
+		f.add(Warning, "discovered-unreachable", "%s that other peers know %s not answer us: %s; frames go over relays",
+			count(len(texts), "address"), doVerb(len(texts)), strings.Join(texts, "; "))
+	}
+}
+
+// ourself reports whether an attempt ended at this very peer, which is no
+// problem: hosts may share one list of targets.
+func ourself(c *Connection) bool { return c.Never && strings.Contains(c.Error, "ourself") }
+
+func configured(s *Status, address string) bool {
+	return slices.ContainsFunc(s.Targets, func(t Target) bool { return slices.Contains(t.Addresses, address) })
+}
+
+func (f *findings) neighbours(s *Status) {
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		if !c.live() {
+			continue
+		}
+		who := c.Name + "(" + c.NickName + ")"
+		p := c.activePath()
+		switch {
+		case p == nil:
+			f.add(Error, "no-path", "no path to %s carries frames%s", who, pathFaults(c))
+		case p.MTU != nil && s.Port.MTU != nil && *p.MTU < *s.Port.MTU:
+			f.add(Warning, "small-mtu", "the path to %s carries %d bytes, less than the bridge's MTU of %d: larger frames are cut or refused",
+				who, *p.MTU, *s.Port.MTU)
+		}
+		if p != nil && p.Loss != nil && *p.Loss >= lossWorthAWord {
+			f.add(Warning, "loss", "the path to %s over %s loses %s of its probes", who, p.Transport, percent(*p.Loss))
+		}
+		if p != nil && !c.Sessioned {
+			f.add(Warning, "no-control", "the control connection to %s is lost and is being made again; frames still pass", who)
+		}
+	}
+}
+
+// pathFaults lists why each path of c is down.
+func pathFaults(c *Connection) string {
+	var out []string
+	for _, p := range c.Paths {
+		if p.Why != "" {
+			out = append(out, p.Transport+": "+p.Why)
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(out, "; ")
+}
+
+func (f *findings) mesh(s *Status) {
+	var lost []string
+	for _, p := range s.Peers {
+		if !p.Reachable {
+			lost = append(lost, p.Name+"("+p.NickName+")")
+		}
+	}
+	if len(lost) > 0 {
+		f.add(Warning, "unreachable-peer", "%s %s no route: %s", count(len(lost), "peer"), haveVerb(len(lost)), strings.Join(lost, ", "))
+	}
+	if s.ConnLimit > 0 && len(s.Connections) >= s.ConnLimit {
+		f.add(Warning, "connection-limit", "the connection limit of %d is reached: no more peers are connected to", s.ConnLimit)
+	}
+	var stock []string
+	for i := range s.Connections {
+		if c := &s.Connections[i]; c.Kind == kindOf(false) {
+			stock = append(stock, c.Name+"("+c.NickName+")")
+		}
+	}
+	if len(stock) > 0 {
+		f.add(Note, "stock-peers", "%s %s a stock Weave router, with weave's timers and weave's encryption only: %s",
+			count(len(stock), "neighbour"), beVerb(len(stock)), strings.Join(stock, ", "))
+	}
+}
+
+// macs reports addresses that two peers have.
+func (f *findings) macs(s *Status) {
+	var flapping []string
+	for _, m := range s.MACs {
+		if m.Flapping {
+			flapping = append(flapping, m.MAC)
+		}
+	}
+	if len(flapping) > 0 {
+		f.add(Warning, "mac-flapping", "%s %s between peers: two hosts have it, or bridges are joined beside the mesh: %s",
+			count(len(flapping), "MAC address"), verb(len(flapping), "moves", "move"), strings.Join(flapping, ", "))
+	}
+}
+
+func (f *findings) encryption(s *Status, c ConfigReport) {
+	if !s.PasswordSet {
+		f.add(Warning, "unencrypted", "UNENCRYPTED: no password is set, so anyone who reaches the control port may join, and frames can be read on the way")
+		return
+	}
+	if c.PasswordBits > 0 && c.PasswordBits < wantedPasswordBits {
+		f.add(Warning, "weak-password", "the password is weak (at most %.0f bits, %d are wanted): one message of the handshake suffices to guess it offline",
+			c.PasswordBits, wantedPasswordBits)
+	}
+	for i := range s.Connections {
+		if p := s.Connections[i].activePath(); p != nil && !p.Encrypted {
+			f.add(Note, "plain-path", "frames to %s(%s) are not encrypted: both ends trust each other's subnet",
+				s.Connections[i].Name, s.Connections[i].NickName)
+		}
+	}
+}
+
+func (f *findings) exposure(c ConfigReport) {
+	if c.HTTP != "" && !loopback(c.HTTP) {
+		f.add(Warning, "open-api", "weave's HTTP API listens on %s, beyond loopback: whoever reaches it can read and change the mesh", c.HTTP)
+	}
+}
+
+// loopback reports whether a listening address cannot be reached from other
+// hosts.
+func loopback(address string) bool {
+	if strings.HasPrefix(address, "localhost:") {
+		return true
+	}
+	ap, err := netip.ParseAddrPort(address)
+	return err == nil && ap.Addr().Unmap().IsLoopback()
+}
+
+// nextTry says when an attempt is repeated.
+func nextTry(c *Connection, now time.Time) string {
+	switch {
+	case c.Never:
+		return "not tried again until `meshd connect`"
+	case c.NextTry == nil || !c.NextTry.After(now):
+		return "next try now"
+	}
+	return "next try in " + seconds(c.NextTry.Sub(now))
+}
+
+// count says "1 target", "2 targets", "2 addresses".
+func count(n int, noun string) string {
+	switch {
+	case n == 1:
+	case strings.HasSuffix(noun, "s"):
+		noun += "es"
+	default:
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
+}
+
+func doVerb(n int) string   { return verb(n, "does", "do") }
+func haveVerb(n int) string { return verb(n, "has", "have") }
+func beVerb(n int) string   { return verb(n, "is", "are") }
+
+func verb(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+)
+
+// What the commands print of a Status. The layouts of weave are in weave.go.
+
+// printStatus writes what is wrong, then weave's overview, then what weave has
+// no words for.
+func printStatus(w io.Writer, s *Status) error {
+	var b strings.Builder
+	printProblems(&b, s)
+	b.WriteString("\n")
+	writeWeaveStatus(&b, newWeaveReport(s))
+	line := func(label, format string, args ...any) {
+		fmt.Fprintf(&b, "%15s: "+format+"\n", append([]any{label}, args...)...)
+	}
+	b.WriteString("\n")
+	line("Service", "port")
+	line("Device", "%s", orUnknown(s.Port.Device))
+	line("Bridge", "%s (%s)", orUnknown(s.Port.Bridge), joinedWord(s.Port.Joined))
+	line("MTU", "%s", figure(s.Port.MTU))
+	line("MACs", "%d", len(s.MACs))
+	b.WriteString("\n")
+	line("Service", "transports")
+	line("Order", "%s", orNone(each(s.Transports, func(t TransportView) string { return t.Name })))
+	line("Paths", "%s", pathCounts(s))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// printProblems writes the first block of a status.
+func printProblems(w io.Writer, s *Status) {
+	if len(s.Problems) == 0 || s.Problems[0].Severity == Note {
+		fmt.Fprintf(w, "OK       %s, %s, all with a working path\n",
+			count(len(s.Peers), "peer"), count(neighbours(s), "neighbour"))
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(w, "%-8s %s\n", strings.ToUpper(string(p.Severity)), p.Text)
+	}
+}
+
+func joinedWord(joined bool) string {
+	if joined {
+		return "joined"
+	}
+	return "NOT joined"
+}
+
+func neighbours(s *Status) (n int) {
+	for i := range s.Connections {
+		if s.Connections[i].live() {
+			n++
+		}
+	}
+	return n
+}
+
+// pathCounts says how many paths are up, and over which transports frames go.
+func pathCounts(s *Status) string {
+	up, all := 0, 0
+	active := map[string]int{}
+	for i := range s.Connections {
+		for _, p := range s.Connections[i].Paths {
+			all++
+			if p.Up {
+				up++
+			}
+			if p.Active {
+				active[p.Transport]++
+			}
+		}
+	}
+	var words []string
+	for _, t := range s.Transports {
+		if n := active[t.Name]; n > 0 {
+			words = append(words, fmt.Sprintf("%s to %s", t.Name, count(n, "neighbour")))
+		}
+	}
+	return fmt.Sprintf("%d of %d up%s", up, all, parenthesized("frames over ", strings.Join(words, ", "), ""))
+}
+
+func printConnections(w io.Writer, s *Status) error {
+	var b strings.Builder
+	writeWeaveConnections(&b, newWeaveReport(s))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func printPeers(w io.Writer, s *Status) error {
+	var b strings.Builder
+	writeWeavePeers(&b, newWeaveReport(s))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func printTargets(w io.Writer, s *Status) error {
+	var b strings.Builder
+	writeWeaveTargets(&b, newWeaveReport(s))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// printMACs writes the MAC table.
+func printMACs(w io.Writer, s *Status) error {
+	t := newTable("MAC", "PEER", "NICKNAME", ">LAST SEEN", "NOTE")
+	for _, m := range s.MACs {
+		note := ""
+		if m.Flapping {
+			note = "moves between peers"
+		}
+		t.row(m.MAC, m.Name, orUnknown(m.NickName), seconds(s.Now.Sub(m.LastSeen))+" ago", note)
+	}
+	return t.write(w)
+}
+
+// printRoutes writes what the forwarder goes by.
+func printRoutes(w io.Writer, s *Status) error {
+	nick := nicknames(s)
+	t := newTable("DESTINATION", "NICKNAME", "VIA", "NICKNAME")
+	for _, r := range s.Routes.Unicast {
+		switch r.Via {
+		case "":
+			t.row(r.Dest, orUnknown(nick[r.Dest]), "ourselves", "")
+		case r.Dest:
+			t.row(r.Dest, orUnknown(nick[r.Dest]), "direct", "")
+		default:
+			t.row(r.Dest, orUnknown(nick[r.Dest]), r.Via, nick[r.Via])
+		}
+	}
+	if err := t.write(w); err != nil {
+		return err
+	}
+	t = newTable("FLOODED BY", "NICKNAME", "PASSED ON TO")
+	for _, r := range s.Routes.Broadcast {
+		to := each(r.Via, func(name string) string { return name + "(" + nick[name] + ")" })
+		t.row(r.Source, orUnknown(nick[r.Source]), orNobody(to))
+	}
+	fmt.Fprintln(w)
+	return t.write(w)
+}
+
+func orNobody(list []string) string {
+	if len(list) == 0 {
+		return "nobody"
+	}
+	return strings.Join(list, " ")
+}
+
+func nicknames(s *Status) map[string]string {
+	nick := map[string]string{}
+	for _, p := range s.Peers {
+		nick[p.Name] = p.NickName
+	}
+	return nick
+}
+
+// printTransports writes one line per configured transport.
+func printTransports(w io.Writer, s *Status) error {
+	t := newTable(">ORDER", "TRANSPORT", "LISTEN", ">PATHS", ">UP", ">IN USE", ">TX", ">RX", "PROBLEM")
+	for i, tr := range s.Transports {
+		var paths, up, active int
+		var tx, rx uint64
+		for j := range s.Connections {
+			for _, p := range s.Connections[j].Paths {
+				if p.Transport != tr.Name {
+					continue
+				}
+				paths++
+				up += toInt(p.Up)
+				active += toInt(p.Active)
+				tx, rx = tx+p.Tx.Bytes, rx+p.Rx.Bytes
+			}
+		}
+		t.row(fmt.Sprint(i+1), tr.Name, orUnknown(tr.Listen), fmt.Sprint(paths), fmt.Sprint(up), fmt.Sprint(active),
+			humanBytes(tx), humanBytes(rx), tr.Problem)
+	}
+	return t.write(w)
+}
+
+func toInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// printStats writes one line per neighbour and path.
+func printStats(w io.Writer, s *Status) error {
+	t := newTable("PEER", "NICKNAME", "TRANSPORT", "STATE", "ADDRESS", "ENC", ">MTU", ">RTT", ">LOSS",
+		">TX FRAMES", ">TX BYTES", ">RX FRAMES", ">RX BYTES", "DROPS", "WHY")
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		if !c.live() {
+			continue
+		}
+		if len(c.Paths) == 0 {
+			t.row(c.Name, orUnknown(c.NickName), unknown, c.State, unknown, unknown, unknown, unknown, unknown,
+				unknown, unknown, unknown, unknown, unknown, "no path yet")
+		}
+		for j := range c.Paths {
+			t.row(pathRow(c, &c.Paths[j])...)
+		}
+	}
+	return t.write(w)
+}
+
+func pathRow(c *Connection, p *Path) []string {
+	return []string{
+		c.Name, orUnknown(c.NickName), p.Transport, pathState(p), orUnknown(p.Address), yesNo(p.Encrypted),
+		figure(p.MTU), rttText(p), lossText(p),
+		fmt.Sprint(p.Tx.Frames), humanBytes(p.Tx.Bytes), fmt.Sprint(p.Rx.Frames), humanBytes(p.Rx.Bytes),
+		dropsText(p.Tx, p.Rx), p.Why,
+	}
+}
+
+// pathState says active for the path in use, standby for one that could be.
+func pathState(p *Path) string {
+	switch {
+	case !p.Up:
+		return "down"
+	case p.Active:
+		return "active"
+	}
+	return "standby"
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
