@@ -1,19 +1,10 @@
 package routing
 
-import (
-	"encoding/binary"
-
-	"meshd/internal/frame"
-)
+import "meshd/internal/frame"
 
 // Offsets and values of the frames that announce an address.
 const (
-	etherTypeAt = 12
-	typeARP     = 0x0806
-	typeIPv6    = 0x86dd
-	typeVLAN    = 0x8100
-
-	// ARP for Ethernet and IPv4, counted from behind the EtherType (RFC 826):
+	// ARP for Ethernet and IPv4 (RFC 826):
 	// hardware, protocol, lengths, operation, sender MAC and IP, target MAC and IP
 	arpSenderMAC = 8
 	arpSenderIP  = 14
@@ -32,22 +23,20 @@ const (
 
 // announces reports whether a frame is one by which its sender tells everyone
 // where it is: a gratuitous ARP (RFC 5227, section 3) or an unsolicited neighbour
-// advertisement, behind at most one VLAN tag. data has an Ethernet header. Only
+// advertisement, behind VLAN tags or not. data has an Ethernet header. Only
 // frames to a group address announce anything, which keeps the test cheap.
 func announces(data []byte) bool {
 	if data[0]&1 == 0 {
 		return false
 	}
-	etherType, body := binary.BigEndian.Uint16(data[etherTypeAt:]), data[frame.HeaderLen:]
-	if etherType == typeVLAN && len(body) >= 4 {
-		etherType, body = binary.BigEndian.Uint16(body[2:]), body[4:]
-	}
+	etherType, l3 := frame.EtherType(data)
+	body := data[l3:]
 	switch etherType {
-	case typeARP:
+	case frame.EtherTypeARP:
 		return len(body) >= arpLen &&
 			string(body[arpSenderMAC:arpSenderIP]) == string(data[6:12]) &&
 			string(body[arpSenderIP:arpSenderIP+4]) == string(body[arpTargetIP:arpLen])
-	case typeIPv6:
+	case frame.EtherTypeIPv6:
 		return len(body) >= naLen && body[ipv6NextHeader] == icmpv6 &&
 			body[ipv6HeaderLen] == naType && body[naFlags]&naSolicited == 0
 	}

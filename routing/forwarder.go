@@ -227,7 +227,7 @@ func addresses(data []byte) (dst, src frame.MAC, why Drop, ok bool) {
 	if len(data) < frame.HeaderLen {
 		return dst, src, DropShort, false
 	}
-	dst, src = frame.MAC(data[0:6]), frame.MAC(data[6:12])
+	dst, src = frame.Dst(data), frame.Src(data)
 	if src.Multicast() || src == (frame.MAC{}) {
 		return dst, src, DropBadSource, false
 	}
@@ -261,6 +261,9 @@ func (b *batch) unicast(p frame.Packet, to int32, way flow) (why Drop, ok bool) 
 	if err == nil {
 		b.tally.add(way, len(p.Frame.Data))
 		return 0, true
+	}
+	if tooBig, is := errors.AsType[*transport.TooBigError](err); is {
+		b.answer(p, tooBig.MTU)
 	}
 	return refusal(err), false
 }

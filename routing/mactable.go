@@ -290,7 +290,10 @@ func (t *MACTable) count(v Verdict) {
 func (t *MACTable) shard(mac frame.MAC) *macShard {
 	n := uint64(mac[0])<<40 | uint64(mac[1])<<32 | uint64(mac[2])<<24 |
 		uint64(mac[3])<<16 | uint64(mac[4])<<8 | uint64(mac[5])
-	return &t.shards[n*t.multiplier>>(64-macShardBits)]
+	// The second multiplication spreads addresses that follow each other.
+	n *= t.multiplier
+	n ^= n >> 32
+	return &t.shards[n*0x9e3779b97f4a7c15>>(64-macShardBits)]
 }
 
 // judge decides on an address and refreshes the entry where it stands. The
@@ -338,6 +341,9 @@ func (t *MACTable) writeLocked(s *macShard, mac frame.MAC, peer frame.PeerName, 
 		e = &macEntry{movedAt: longAgo}
 		s.entries[mac] = e
 	case Moved, Flapping:
+		if s.held[peer] >= t.perPeer {
+			s.evictLocked(peer)
+		}
 		s.releaseLocked(e.peer)
 		e.moves, e.movedAt = e.movesAt(at)+1, at
 	default:
