@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"time"
 
 	"meshd/internal/frame"
@@ -71,9 +72,10 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 	for _, t := range due {
 		ctx, cancel := context.WithCancel(m.ctx)
 		t.cancel = cancel
+		candidates := slices.Clone(t.candidates)
 		m.wg.Go(func() {
 			defer cancel()
-			err := m.attempt(ctx, t)
+			err := m.attempt(ctx, t, candidates)
 			m.do(func() { m.targets.Finished(t, err, time.Now()) })
 		})
 	}
@@ -81,9 +83,10 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 }
 
 // attempt tries all addresses of a target, each one's start a little after the
-// one before, until one becomes a session.
-func (m *Mesh) attempt(ctx context.Context, t *target) error {
-	addrs, err := m.addresses(ctx, t)
+// one before, until one becomes a session. Of t only what never changes is read
+// here.
+func (m *Mesh) attempt(ctx context.Context, t *target, candidates []netip.AddrPort) error {
+	addrs, err := m.addresses(ctx, t, candidates)
 	if err != nil {
 		return err
 	}
@@ -129,8 +132,7 @@ func (e *dialError) Error() string { return e.err.Error() }
 func (e *dialError) Unwrap() error { return e.err }
 
 // addresses are where the target may be reached now.
-func (m *Mesh) addresses(ctx context.Context, t *target) ([]netip.AddrPort, error) {
-	candidates := t.candidates
+func (m *Mesh) addresses(ctx context.Context, t *target, candidates []netip.AddrPort) ([]netip.AddrPort, error) {
 	if t.host != "" {
 		ips, err := m.resolve(ctx, t.host)
 		if err != nil {

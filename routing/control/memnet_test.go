@@ -69,6 +69,8 @@ func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, err
 	c.net.port++
 	from := netip.AddrPortFrom(c.addr.Addr(), c.net.port)
 	c.net.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	if cut {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -82,8 +84,6 @@ func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, err
 		return a, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(5 * time.Second):
-		return nil, syscall.ETIMEDOUT
 	}
 }
 

@@ -69,9 +69,10 @@ type Config struct {
 type Mesh struct {
 	cfg  Config
 	log  *slog.Logger
-	ops  chan func()   // sent by anybody, received by Run; senders wait
-	wake chan struct{} // capacity 1: links may have changed
-	ctx  context.Context
+	ops  chan func()     // sent by anybody, received by Run; senders wait
+	wake chan struct{}   // capacity 1: links may have changed
+	ctx  context.Context // of all that Run starts; done when Run ends
+	end  context.CancelFunc
 	wg   sync.WaitGroup // sessions, attempts, attachments
 	gate *gate          // bounds unfinished handshakes
 
@@ -108,6 +109,7 @@ func New(cfg Config) (*Mesh, error) {
 		surrogates: newSurrogates(),
 		refusals:   refusals{},
 	}
+	m.ctx, m.end = context.WithCancel(context.Background())
 	if m.cfg.Resolve == nil {
 		m.cfg.Resolve = func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
@@ -134,10 +136,8 @@ func (m *Mesh) LinksChanged() {
 // Run accepts and makes connections until ctx is done, then says goodbye to all
 // neighbours and returns nil after its goroutines have ended.
 func (m *Mesh) Run(ctx context.Context) error {
-	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	m.ctx = inner
 	for _, c := range m.cfg.Carriers {
-		m.wg.Go(func() { m.accept(inner, c) })
+		m.wg.Go(func() { m.accept(m.ctx, c) })
 	}
 	m.due.gossip = time.Now().Add(gossipInterval)
 	m.publishRoutes()
@@ -146,7 +146,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	for s := range m.sessions {
 		s.close(errStopping) // its writer says goodbye
 	}
-	cancel()
+	m.end()
 	m.wg.Wait()
 	return nil
 }
