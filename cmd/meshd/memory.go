@@ -1,0 +1,79 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"meshd/routing/control"
+)
+
+// memory keeps the addresses of the peers of a running daemon in its state
+// directory, so that one that was killed finds the mesh again at once, whatever
+// its configuration says. A daemon that ends as asked forgets them: what it is to
+// connect to then is in the configuration alone.
+type memory struct {
+	path string
+	log  *slog.Logger
+}
+
+// maxMemory bounds the file in bytes.
+const maxMemory = 1 << 20
+
+func newMemory(stateDir string, log *slog.Logger) memory {
+	return memory{path: filepath.Join(stateDir, "peers.json"), log: log}
+}
+
+// load reads what an earlier run left; nothing if there is none or it is damaged.
+func (m memory) load() []control.Remembered {
+	info, err := os.Stat(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var data []byte
+	if err == nil && info.Size() <= maxMemory {
+		data, err = os.ReadFile(m.path)
+	}
+	var peers []control.Remembered
+	if err == nil {
+		err = json.Unmarshal(data, &peers)
+	}
+	if err != nil {
+		m.log.Warn("peers of the last run are not known", "file", m.path, "err", err)
+		return nil
+	}
+	m.log.Info("the last run did not end as asked: trying its peers", "peers", len(peers))
+	return peers
+}
+
+// save writes the peers, whole or not at all.
+func (m memory) save(peers []control.Remembered) {
+	if err := m.write(peers); err != nil {
+		m.log.Warn("peers are not kept for a restart", "file", m.path, "err", err)
+	}
+}
+
+func (m memory) write(peers []control.Remembered) error {
+	data, err := json.Marshal(peers)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
+		return err
+	}
+	next := m.path + ".new"
+	if err := os.WriteFile(next, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, m.path)
+}
+
+// forget removes the file.
+func (m memory) forget() {
+	if err := os.Remove(m.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.log.Warn("peers of this run are still kept", "file", m.path, "err", err)
+	}
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// portTaken explains an error of opening a socket: a taken port's names the
+// process that has it, if that can be seen.
+func portTaken(err error, listen, protocol string) error {
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return err
+	}
+	_, port, splitErr := net.SplitHostPort(listen)
+	if splitErr != nil {
+		return err
+	}
+	by := ""
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		by = portOwner(uint16(n), protocol)
+	}
+	return fmt.Errorf("%s port %s is taken%s: end that process or set listen to another port: %w",
+		strings.ToUpper(protocol), port, by, err)
+}
+
+// portOwner finds the process that has a port: " by NAME (pid N)", or nothing.
+func portOwner(port uint16, protocol string) string {
+	for _, table := range []string{protocol, protocol + "6"} {
+		inode := portInode("/proc/self/net/"+table, port, protocol == "tcp")
+		if inode == "" {
+			continue
+		}
+		if by := inodeOwner("socket:[" + inode + "]"); by != "" {
+			return by
+		}
+	}
+	return ""
+}
+
+// portInode reads the inode of a listening socket from a table of /proc/net.
+func portInode(table string, port uint16, tcp bool) string {
+	f, err := os.Open(table)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	want := fmt.Sprintf(":%04X", port)
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		const listening = "0A"
+		if len(fields) > 9 && strings.HasSuffix(fields[1], want) && (!tcp || fields[3] == listening) {
+			return fields[9]
+		}
+	}
+	return ""
+}
+
+// inodeOwner finds the process that has a socket open.
+func inodeOwner(socket string) string {
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err != nil || to != socket {
+			continue
+		}
+		pid := strings.Split(fd, "/")[2]
+		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+		if err != nil {
+			continue
+		}
+		return fmt.Sprintf(" by %s (pid %s)", strings.TrimSpace(string(comm)), pid)
+	}
+	return ""
+}

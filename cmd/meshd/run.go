@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"meshd/config"
+	"meshd/internal/frame"
+	"meshd/routing"
+	"meshd/routing/control"
+	"meshd/tap"
+	"meshd/transport"
+)
+
+// macExpiry is how often MACs that were not seen for long are looked for.
+const macExpiry = time.Minute
+
+// runOptions are what `meshd up` hands in beside the configuration.
+type runOptions struct {
+	file  string                        // configuration file; empty: none
+	load  func() (config.Config, error) // reads the configuration again
+	level *slog.LevelVar                // of log
+	log   *slog.Logger
+}
+
+// run is a daemon's life: it opens everything, runs until ctx is done or
+// something fails, and takes back what it made. The way of a frame is
+//
+//	port.Run ──► forwarder.FromPort ──► Link ──► Path ──► socket
+//	port.Write ◄── forwarder.FromLinks ◄── transport.Run ◄── socket
+//
+// and mesh, the control plane, gives the forwarder its FIB.
+func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	log := opt.log
+	for _, w := range cfg.Warnings {
+		log.Warn(w)
+	}
+
+	lock, err := lockNamespace()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	name, err := peerName(cfg, log)
+	if err != nil {
+		return err
+	}
+	api, err := listenSocket(cfg.API.Socket)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	tcp, err := control.ListenTCP(ctx, cfg.Listen)
+	if err != nil {
+		return portTaken(err, cfg.Listen, "tcp")
+	}
+	defer tcp.Close()
+	port, err := tap.Open(tap.Config{
+		Bridge: cfg.Bridge.Name, MTU: cfg.Bridge.MTU, CreateBridge: cfg.Bridge.Create,
+		Device: cfg.TAP.Name, PeerName: name, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the port: %w", err)
+	}
+	defer func() { err = errors.Join(err, port.Close()) }()
+
+	macs := routing.NewMACTable(routing.MACConfig{Self: name})
+	forwarder := routing.NewForwarder(routing.Config{Self: name, Port: port, MACs: macs, Log: log})
+	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, macs: macs, forwarder: forwarder, port: port}
+	transports, err := openTransports(transportDeps{cfg: cfg, self: name, deliver: forwarder.FromLinks, stray: &d.stray, log: log})
+	if err != nil {
+		return portTaken(err, cfg.Listen, "udp")
+	}
+	set := transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
+	memory := newMemory(cfg.StateDir, log)
+	d.mesh, err = control.New(control.Config{
+		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
+		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: []control.Carrier{tcp},
+		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: forwarder.SetFIB,
+		ForgetMACs: func(p frame.PeerName) { macs.Forget(p) },
+		Remembered: memory.load(), Remember: memory.save, Log: log,
+	})
+	if err != nil {
+		closeTransports(transports)
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return port.Run(ctx, forwarder.FromPort) })
+	g.Go(func() error { return set.Run(ctx) })
+	g.Go(func() error { return d.mesh.Run(ctx) })
+	g.Go(func() error { return d.serve(ctx, api) })
+	g.Go(func() error { d.housekeep(ctx); return nil })
+	log.Info("meshd is up", "name", name, "nickname", cfg.Nickname, "listen", cfg.Listen,
+		"bridge", port.BridgeName(), "device", port.Name(), "mtu", port.MTU(), "encrypted", cfg.Password != "")
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	memory.forget()
+	log.Info("meshd ends")
+	return nil
+}
+
+// settings are the parts of the configuration that the mesh takes live.
+func settings(cfg config.Config) control.Settings {
+	return control.Settings{
+		Peers: cfg.Peers, Discovery: cfg.Discovery, ConnLimit: cfg.ConnectionLimit,
+		TrustedSubnets: cfg.TrustedSubnets, MinProtocol: cfg.MinProtocol, Password: []byte(cfg.Password),
+	}
+}
+
+// peerName is the configured name, or the one that this host keeps.
+func peerName(cfg config.Config, log *slog.Logger) (frame.PeerName, error) {
+	if cfg.Name != 0 {
+		return cfg.Name, nil
+	}
+	mac, _ := tap.BridgeMAC(cfg.Bridge.Name)
+	name, source, err := config.DefaultPeerName(config.NameSources{BridgeMAC: mac, StateDir: cfg.StateDir})
+	if err != nil {
+		return 0, err
+	}
+	log.Info("peer name derived", "name", name, "source", source)
+	return name, nil
+}
+
+// housekeep expires MACs and follows SIGHUP.
+func (d *daemon) housekeep(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	tick := time.NewTicker(macExpiry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			d.macs.Expire(now)
+		case <-hup:
+			d.reloadLogged()
+		}
+	}
+}
+
+// serve answers the local API, and weave's on TCP where that is configured.
+func (d *daemon) serve(ctx context.Context, socket net.Listener) error {
+	api := newAPI(d, d.opt.log)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serve(ctx, socket, api.local(), d.opt.log) })
+	if d.cfg.API.HTTP != "" {
+		l, err := listenHTTP(d.cfg.API.HTTP, d.opt.log)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return serve(ctx, l, api.public(), d.opt.log) })
+	}
+	return g.Wait()
+}
