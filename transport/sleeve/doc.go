@@ -2,14 +2,14 @@
 // (weave protocol, section 6), and better between meshd peers where the protocol
 // leaves room for it.
 //
-//	 Link ── Send, Flush ──► path ──► outbox (DF)  ──┐
-//	                          │  └──► outbox       ──┼──► PacketConn ──► network
-//	 Session ─ HandleControl ─┤                      │
-//	                          └── Run: heartbeats, ──┘
-//	                              probes, tests, MTU
+//	Link ── Send, Flush ──► path ──► outbox (DF)  ──┐
+//	                         │  └──► outbox       ──┼──► PacketConn ──► network
+//	Session ─ HandleControl ─┤                      │
+//	                         └── Run: heartbeats, ──┘
+//	                             probes, tests, MTU
 //
-//	 network ──► PacketConn ──► reader ─┬─ packets of the batch ──► Deliver
-//	                                    └─ special frames ──► path
+//	network ──► PacketConn ──► reader ─┬─ packets of the batch ──► Deliver
+//	                                   └─ special frames ──► path
 //
 // There is no goroutine and no queue between Send and the socket, nor between
 // the socket and Deliver. Each PacketConn has one reader goroutine; each path has

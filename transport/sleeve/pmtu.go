@@ -16,13 +16,15 @@ const (
 
 // Times of path MTU discovery.
 const (
-	optimism   = time.Second            // how long the route's MTU is believed without any answer
-	answerSlip = 200 * time.Millisecond // how long after the first answer the others are waited for
-	retryFirst = 2 * time.Second        // after a round without any answer; doubled up to retryLast
-	retryLast  = time.Minute
-	raiseFirst = 30 * time.Second // search upwards; doubled up to raiseLast
-	raiseLast  = 10 * time.Minute
-	ackLife    = 5 * time.Second // how long after a test its answer counts
+	optimism     = time.Second            // how long the route's MTU is believed without any answer
+	answerSlip   = 200 * time.Millisecond // how long after the first answer the others are waited for
+	retryFirst   = 2 * time.Second        // after a round without any answer; doubled up to retryLast
+	retryLast    = time.Minute
+	raiseFirst   = 30 * time.Second // search upwards; doubled up to raiseLast
+	raiseLast    = 10 * time.Minute
+	verifyNative = 10 * time.Second // how often the MTU in use is verified
+	verifyStock  = time.Minute
+	ackLife      = 5 * time.Second // how long after a test its answer counts
 )
 
 // tryWaits is how long each try of a candidate waits for its answer. Stock

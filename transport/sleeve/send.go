@@ -39,6 +39,7 @@ type outbox struct {
 // load is what a datagram carries.
 type load struct{ frames, bytes int }
 
+// init makes the buffers; a path that never sends has none.
 func (b *outbox) init(sealed bool) {
 	b.arena = make([]byte, 0, arenaSize)
 	b.messages = make([]udp.Message, 0, udp.MaxBatch)
@@ -79,8 +80,6 @@ type sender struct {
 
 func (s *sender) init() {
 	s.df.df = true
-	s.df.init(s.seal != nil)
-	s.any.init(s.seal != nil)
 	s.emit = func(b []byte) {
 		p := s.fragment
 		p.Frame.Data = b
@@ -193,6 +192,9 @@ func (s *sender) splitLocked(p frame.Packet) error {
 // putLocked puts a packet into a class's datagram, and begins the next one where
 // it does not fit.
 func (s *sender) putLocked(b *outbox, p frame.Packet) {
+	if b.arena == nil {
+		b.init(s.seal != nil)
+	}
 	need := encap.SleevePacketHeader + len(p.Frame.Data)
 	if b.open.frames > 0 && b.size+need > s.limit {
 		s.closeLocked(b)
