@@ -82,7 +82,7 @@ func pingOnce(ctx context.Context, a, b *host) (rtt time.Duration, err error) {
 func (m matrix) lines(hosts []*host) []string {
 	head := fmt.Sprintf("%-15s", "ping / HTTP")
 	for _, b := range hosts {
-		head += fmt.Sprintf("  %-17s", b.inside())
+		head += fmt.Sprintf("  %-19s", b.inside())
 	}
 	out := []string{head}
 	for _, a := range hosts {
@@ -92,7 +92,7 @@ func (m matrix) lines(hosts []*host) []string {
 			if c, ok := m[pair{a.inside(), b.inside()}]; ok {
 				text = millis(c.rtt) + " / " + millis(c.fetch)
 			}
-			row += fmt.Sprintf("  %-17s", text)
+			row += fmt.Sprintf("  %-19s", text)
 		}
 		out = append(out, strings.TrimRight(row, " "))
 	}

@@ -1,0 +1,35 @@
+package integration
+
+import (
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"meshd/internal/lab"
+)
+
+// forgetMappings makes a NAT forget its UDP mappings: the next datagram gets a
+// new one, with another port.
+func (w *world) forgetMappings(nat *lab.Namespace) {
+	w.Helper()
+	err := nat.Do(func() error {
+		own, err := netns.Get()
+		if err != nil {
+			return err
+		}
+		defer own.Close()
+		nl, err := netlink.NewHandleAt(own, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return err
+		}
+		defer nl.Close()
+		udp := &netlink.ConntrackFilter{}
+		if err := udp.AddProtocol(unix.IPPROTO_UDP); err != nil {
+			return err
+		}
+		n, err := nl.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, udp)
+		w.Logf("the NAT forgot %d mappings", n)
+		return err
+	})
+	w.must(err)
+}

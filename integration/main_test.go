@@ -1,0 +1,91 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"meshd/internal/lab"
+)
+
+// labPrefix is what all our labs' names begin with.
+const labPrefix = "meshd-test-"
+
+// suite is what all tests of a run share.
+var suite struct {
+	binary string
+	mu     sync.Mutex // guards labs
+	labs   []*lab.Lab
+}
+
+// TestMain builds meshd once and makes sure that no namespace outlives the run,
+// whichever way it ends: an earlier run that was killed is swept up here.
+func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 {
+		fmt.Println("skipped: integration tests build network namespaces and need root")
+		os.Exit(0)
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if swept, err := lab.Sweep(labPrefix); err != nil {
+		fmt.Println("sweep:", err)
+		return 1
+	} else if len(swept) > 0 {
+		fmt.Println("removed what earlier runs left:", swept)
+	}
+	dir, err := os.MkdirTemp("", "meshd-integration-")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if suite.binary, err = build(dir); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		closeLabs()
+		os.RemoveAll(dir)
+		os.Exit(130)
+	}()
+	defer closeLabs()
+	return m.Run()
+}
+
+// build builds meshd, or takes the one that MESHD_BINARY names.
+func build(dir string) (string, error) {
+	if path := os.Getenv("MESHD_BINARY"); path != "" {
+		return filepath.Abs(path)
+	}
+	path := filepath.Join(dir, "meshd")
+	// Readable for the test that starts it as another user.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-o", path, "meshd/cmd/meshd")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build meshd: %w\n%s", err, out)
+	}
+	return path, nil
+}
+
+func closeLabs() {
+	suite.mu.Lock()
+	defer suite.mu.Unlock()
+	for _, l := range suite.labs {
+		if err := l.Close(); err != nil {
+			fmt.Println("remove a lab:", err)
+		}
+	}
+}
