@@ -37,6 +37,7 @@ func FragmentIPv4(b []byte, mtu int, scratch []byte, emit func(frag []byte)) err
 		return ErrNotIPv4
 	}
 	b = b[:l3+total]
+	mtu = min(max(mtu, 0), maxFragmentEnd)
 	if len(b) <= mtu+HeaderLen {
 		emit(b)
 		return nil
