@@ -35,6 +35,7 @@ type life struct {
 
 	begun   time.Time
 	reached time.Time
+	replied time.Time // when the newest probe was sent that was replied to
 	// What stalls of our own make of the times: nothing is held against the
 	// neighbour that happened while we did not run.
 	heardFloor, reachedFloor time.Time
@@ -52,6 +53,12 @@ func (l *life) reach(at time.Time) {
 	if at.After(l.reached) {
 		l.reached = at
 	}
+}
+
+// reply notes that a probe sent at that time was replied to.
+func (l *life) reply(sent time.Time) {
+	l.reach(sent)
+	l.replied = later(l.replied, sent)
 }
 
 // question demands a sign of life of a path whose control connection is lost.
@@ -84,7 +91,7 @@ func (l *life) judge(now, heard time.Time, ready, lost bool) {
 		l.expired = now.Sub(l.heardFloor) >= stockSilence
 		return
 	}
-	if !l.questionAt.IsZero() && (l.reached.After(l.questionAt) || heard.After(l.questionAt.Add(questionSlip))) {
+	if !l.questionAt.IsZero() && (!l.replied.Before(l.questionAt) || heard.After(l.questionAt.Add(questionSlip))) {
 		l.questionAt, l.questionEnd = time.Time{}, time.Time{}
 	}
 	silent, unreached := now.Sub(l.heardFloor), now.Sub(later(l.reached, l.reachedFloor))

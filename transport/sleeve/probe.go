@@ -140,7 +140,7 @@ func (p *path) reply(now time.Time, q probe) {
 func (p *path) replied(now time.Time, q probe) {
 	p.mu.Lock()
 	if sent, ok := p.prober.replied(now, q.sequence); ok {
-		p.life.reach(sent)
+		p.life.reply(sent)
 	}
 	down := !p.life.up
 	p.mu.Unlock()
