@@ -126,6 +126,12 @@ type batch struct {
 	toPort    []frame.Frame
 	answers   []byte // bytes of the answers in toPort
 	tally     tally
+	// What the MAC table said last: a batch is mostly one flow, and this spares it
+	// the locks. Zero addresses are none.
+	learned   frame.MAC
+	learnedAt frame.PeerName
+	found     frame.MAC
+	foundAt   frame.PeerName
 }
 
 func (f *Forwarder) begin() *batch {
@@ -157,6 +163,7 @@ func (b *batch) end() {
 	f.counters.take(&b.tally)
 	clear(b.toPort)
 	b.toPort, b.touched, b.answers, b.fib = b.toPort[:0], b.touched[:0], b.answers[:0], nil
+	b.learned, b.found = frame.MAC{}, frame.MAC{}
 	f.batches.Put(b)
 }
 
@@ -234,11 +241,25 @@ func addresses(data []byte) (dst, src frame.MAC, why Drop, ok bool) {
 	return dst, src, 0, true
 }
 
+// learn tells the MAC table where a frame comes from.
 func (b *batch) learn(src frame.MAC, peer frame.PeerName, data []byte) Verdict {
+	announce := announces(data)
+	if src == b.learned && peer == b.learnedAt && !announce {
+		return Known
+	}
 	f := b.forwarder
-	v := f.macs.Learn(src, peer, announces(data), b.now)
-	if v == Flapping && f.warnings.AllowN(b.now, 1) {
-		f.log.Warn("MAC address flaps between peers", "mac", src, "peer", peer)
+	v := f.macs.Learn(src, peer, announce, b.now)
+	switch v {
+	case Known:
+		b.learned, b.learnedAt = src, peer
+	case Flapping:
+		if f.warnings.AllowN(b.now, 1) {
+			f.log.Warn("MAC address flaps between peers", "mac", src, "peer", peer)
+		}
+		fallthrough
+	case Learned, Moved:
+		b.learned, b.learnedAt = src, peer
+		b.found = frame.MAC{} // it may have been this one
 	}
 	return v
 }
@@ -248,7 +269,14 @@ func (b *batch) lookup(dst frame.MAC) (frame.PeerName, bool) {
 	if dst.Multicast() {
 		return 0, false
 	}
-	return b.forwarder.macs.Lookup(dst)
+	if dst == b.found && dst != (frame.MAC{}) {
+		return b.foundAt, true
+	}
+	peer, ok := b.forwarder.macs.Lookup(dst)
+	if ok {
+		b.found, b.foundAt = dst, peer
+	}
+	return peer, ok
 }
 
 // unicast sends a packet towards its destination, the peer with the number to.
