@@ -253,12 +253,16 @@ func (d *topologyDecoder) connections(c *gobCursor, id int64, p *routing.Peer) {
 	if d.bad || c.err != nil {
 		return
 	}
-	slices.SortFunc(p.Connections, func(a, b routing.Connection) int { return cmp.Compare(a.Peer, b.Peer) })
+	sortConnections(p.Connections)
 	for i := range p.Connections {
 		if i > 0 && p.Connections[i].Peer == p.Connections[i-1].Peer {
 			d.bad = true
 		}
 	}
+}
+
+func sortConnections(conns []routing.Connection) {
+	slices.SortFunc(conns, func(a, b routing.Connection) int { return cmp.Compare(a.Peer, b.Peer) })
 }
 
 func (d *topologyDecoder) connection(c *gobCursor, id int64) (conn routing.Connection) {
