@@ -527,9 +527,10 @@ func TestForwarderConcurrently(t *testing.T) {
 	if st.FromPort.Frames != 4*rounds*2 || st.FromLinks.Frames != 4*rounds*2 {
 		t.Errorf("Stats = %+v, want %d frames each way", st, 4*rounds*2)
 	}
-	ended := st.ToPort.Frames + st.Relayed.Frames + st.Drops[DropUnknownPeer.String()]
-	if ended != 4*rounds*2 {
-		t.Errorf("%d of %d packets were accounted for: %+v", ended, 4*rounds*2, st)
+	// Three of four frames go to one place, or nowhere while the FIB is small.
+	ended := st.ToPort.Frames + st.Relayed.Frames + st.Sent.Frames + st.Drops[DropUnknownPeer.String()]
+	if ended != 4*rounds*3 {
+		t.Errorf("%d of %d frames were accounted for: %+v", ended, 4*rounds*3, st)
 	}
 }
 

@@ -143,6 +143,24 @@ func (t *Topology) Unicast(strict bool) map[frame.PeerName]frame.PeerName {
 	return table
 }
 
+// NextHop returns what Unicast has for one peer, without making the table; ok is
+// false where the peer cannot be reached.
+func (t *Topology) NextHop(dest frame.PeerName, strict bool) (via frame.PeerName, ok bool) {
+	g := t.graph()
+	i, ok := g.index[dest]
+	if !ok || i == g.self {
+		return 0, ok
+	}
+	hop := g.hopAll[i]
+	if strict {
+		hop = g.hop[i]
+	}
+	if hop == unreached {
+		return 0, false
+	}
+	return g.names[hop], true
+}
+
 // Broadcast returns the neighbours, sorted, to whom we pass what source flooded
 // or broadcast (section 4.3); strict as for Unicast. There are none where source
 // is unknown or cannot reach us.

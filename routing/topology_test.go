@@ -195,4 +195,16 @@ func checkInvariants(t *testing.T, top *Topology) {
 			t.Fatalf("%v is reached strictly, over %v, but not otherwise", dest, via)
 		}
 	}
+	for _, strict := range []bool{false, true} {
+		table := top.Unicast(strict)
+		for p := range top.All() {
+			want, reached := table[p.Name]
+			if got, ok := top.NextHop(p.Name, strict); got != want || ok != reached {
+				t.Fatalf("NextHop(%v, %v) = %v, %v; Unicast has %v, %v", p.Name, strict, got, ok, want, reached)
+			}
+		}
+	}
+	if got, ok := top.NextHop(0, true); ok {
+		t.Fatalf("NextHop of nobody = %v", got)
+	}
 }
