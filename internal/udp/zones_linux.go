@@ -27,11 +27,10 @@ func (z *zones) index(name string) (uint32, bool) {
 		return i, true
 	}
 	i, ok := lookupIndex(name)
-	if !ok {
-		return 0, false
+	if ok {
+		z.byName = remember(z.byName, name, i)
 	}
-	z.rememberLocked(name, i)
-	return i, true
+	return i, ok
 }
 
 // name returns the zone of an interface: its number if it has no name any more.
@@ -41,12 +40,12 @@ func (z *zones) name(index uint32) string {
 	if name, ok := z.byIndex[index]; ok {
 		return name
 	}
-	ifc, err := net.InterfaceByIndex(int(index))
-	if err != nil {
-		return strconv.FormatUint(uint64(index), 10)
+	name := strconv.FormatUint(uint64(index), 10)
+	if ifc, err := net.InterfaceByIndex(int(index)); err == nil {
+		name = ifc.Name
 	}
-	z.rememberLocked(ifc.Name, index)
-	return ifc.Name
+	z.byIndex = remember(z.byIndex, index, name)
+	return name
 }
 
 // forget makes the next lookups ask the kernel: an interface may have been
@@ -57,11 +56,13 @@ func (z *zones) forget() {
 	z.byName, z.byIndex = nil, nil
 }
 
-func (z *zones) rememberLocked(name string, index uint32) {
-	if z.byName == nil || len(z.byName) >= maxZones || len(z.byIndex) >= maxZones {
-		z.byName, z.byIndex = map[string]uint32{}, map[uint32]string{}
+// remember adds to a table, or to a new one where it is full.
+func remember[K comparable, V any](table map[K]V, k K, v V) map[K]V {
+	if table == nil || len(table) >= maxZones {
+		table = map[K]V{}
 	}
-	z.byName[name], z.byIndex[index] = index, name
+	table[k] = v
+	return table
 }
 
 func lookupIndex(name string) (uint32, bool) {
