@@ -30,7 +30,7 @@ type Config struct {
 	// Warnings are what is odd but no fault, one sentence each.
 	Warnings []string
 
-	sources map[string]string // by key: where its value came from
+	sources map[string]source // by key: where its value came from
 }
 
 // Bridge is the Linux bridge that the TAP port joins.
@@ -75,10 +75,7 @@ func Default() Config {
 // Source says where the value of a key such as "bridge.mtu" came from: a flag,
 // an environment variable, file:line, or "default".
 func (c Config) Source(key string) string {
-	if s := c.sources[key]; s != "" {
-		return s
-	}
-	return "default"
+	return c.sources[key].String()
 }
 
 // String returns the settings as Marshal does; the password is not in it.

@@ -55,12 +55,6 @@ func parseYAML(data []byte) (*yaml.Node, error) {
 	if err := dec.Decode(&second); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more than one document")
 	}
-	// Decoding checks what the nodes alone do not show: aliases that contain
-	// themselves or multiply.
-	var ignored any
-	if err := doc.Decode(&ignored); err != nil {
-		return nil, err
-	}
 	if len(doc.Content) == 0 {
 		return nil, nil
 	}
@@ -77,8 +71,12 @@ func yamlFault(name string, err error) *FieldError {
 		text = strings.Replace(text, m[0], "", 1)
 	}
 	// The parser may quote what it choked on, over several lines.
-	f.Problem = "is not YAML: " + strings.Join(strings.Fields(text), " ")
+	f.Problem = "is not YAML: " + oneLine(errors.New(text))
 	return f
+}
+
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
 }
 
 // section collects the keys of a mapping: the whole file (prefix empty) or one
@@ -102,6 +100,8 @@ func (f *file) section(prefix string, n *yaml.Node) (faults []*FieldError) {
 		switch {
 		case seen[name]:
 			faults = append(faults, &FieldError{Line: k.Line, Field: name, Problem: "is there twice"})
+			delete(f.values, name)
+			delete(f.nodes, name)
 		case isSection(name):
 			faults = append(faults, f.section(name+".", v)...)
 		case known(name):
@@ -116,8 +116,8 @@ func (f *file) section(prefix string, n *yaml.Node) (faults []*FieldError) {
 
 func (f *file) value(name string, k, v *yaml.Node) []*FieldError {
 	var x any
-	if err := v.Decode(&x); err != nil {
-		return []*FieldError{{Line: k.Line, Field: name, Problem: "cannot be read: " + err.Error()}}
+	if err := v.Decode(&x); err != nil { // an alias that contains itself, say
+		return []*FieldError{{Line: k.Line, Field: name, Problem: "cannot be read: " + oneLine(err)}}
 	}
 	if x == nil {
 		return nil // `peers:` with nothing after it means the default
@@ -186,10 +186,10 @@ func isSection(name string) bool {
 	return false
 }
 
-// resolve follows aliases. parseYAML has made sure that they end.
+// resolve follows an alias: what it stands for is never one itself.
 func resolve(n *yaml.Node) *yaml.Node {
-	for n.Kind == yaml.AliasNode {
-		n = n.Alias
+	if n.Kind == yaml.AliasNode {
+		return n.Alias
 	}
 	return n
 }

@@ -65,40 +65,48 @@ func load(name string, data []byte, flags *pflag.FlagSet, transports []string) (
 	v := viper.New()
 	v.MergeConfigMap(nested(f.values)) // errors only for values that are not maps
 	c := Default()
-	c.sources = map[string]string{}
+	c.sources = map[string]source{}
 	for _, k := range keys {
 		bind(v, k, flags)
-		if v.Get(k.name) == nil {
+		given := v.Get(k.name)
+		if given == nil {
 			continue
 		}
-		s := sourceOf(k, flags, f)
-		c.sources[k.name] = s.String()
-		faults = append(faults, s.place(k, set(&c, k, v.Get(k.name), s.file == nil), f)...)
+		s := sourceOf(k, flags, &f)
+		before := c
+		wrong := set(&c, k, given, s.file == nil)
+		if k.name == "transports" && len(wrong) == 0 {
+			wrong = checkTransports(c.Transports, transports)
+		}
+		if len(wrong) > 0 {
+			c = before
+			faults = append(faults, s.place(k, wrong)...)
+			continue
+		}
+		c.sources[k.name] = s
 	}
-	if k := keyNamed("transports"); len(faultsOf(faults, k.name)) == 0 {
-		faults = append(faults, sourceOf(k, flags, f).place(k, checkTransports(c.Transports, transports), f)...)
-	}
-	if c.Bridge.Name == c.TAP.Name {
-		k := keyNamed("tap.name")
-		same := fault(c.TAP.Name, "is the bridge's name as well", "the port needs a name of its own")
-		faults = append(faults, sourceOf(k, flags, f).place(k, []*FieldError{same}, f)...)
-	}
+	faults = append(faults, c.checkTogether()...)
 	c.Warnings = misspelt(os.Environ())
 	return c, faults
 }
 
-// set converts and checks one value; what is wrong does not get into c.
+// checkTogether checks what no key shows alone.
+func (c *Config) checkTogether() []*FieldError {
+	if c.Bridge.Name != c.TAP.Name {
+		return nil
+	}
+	k := keyNamed("tap.name")
+	same := fault(c.TAP.Name, "is the bridge's name as well", "the port needs a name of its own")
+	return c.sources[k.name].place(k, []*FieldError{same})
+}
+
+// set converts and checks one value. One that is wrong may get into c.
 func set(c *Config, k key, v any, loose bool) []*FieldError {
 	x, wrong := convert(v, k.kind, loose)
 	if wrong != nil {
 		return []*FieldError{wrong}
 	}
-	before := *c
-	faults := k.set(c, x)
-	if len(faults) > 0 {
-		*c = before
-	}
-	return faults
+	return k.set(c, x)
 }
 
 func bind(v *viper.Viper, k key, flags *pflag.FlagSet) {
@@ -109,56 +117,6 @@ func bind(v *viper.Viper, k key, flags *pflag.FlagSet) {
 	if fl := flags.Lookup(k.flag()); fl != nil && fl.Changed {
 		v.BindPFlag(k.name, fl) // errors only for a nil flag
 	}
-}
-
-// source is where a value came from; one of the three is set, or none for a
-// default.
-type source struct {
-	flag, env string
-	file      *file
-	line      int
-}
-
-func sourceOf(k key, flags *pflag.FlagSet, f file) source {
-	if flags != nil {
-		if fl := flags.Lookup(k.flag()); fl != nil && fl.Changed {
-			return source{flag: "--" + k.flag()}
-		}
-	}
-	if os.Getenv(k.env()) != "" {
-		return source{env: k.env()}
-	}
-	if f.nodes[k.name] != nil {
-		return source{file: &f, line: f.line(k.name, -1)}
-	}
-	return source{}
-}
-
-func (s source) String() string {
-	switch {
-	case s.flag != "":
-		return s.flag
-	case s.env != "":
-		return s.env
-	case s.file != nil:
-		return fmt.Sprintf("%s:%d", s.file.name, s.line)
-	}
-	return "default"
-}
-
-// place completes the faults of one key with where its value came from.
-func (s source) place(k key, faults []*FieldError, f file) []*FieldError {
-	for _, x := range faults {
-		item := -1
-		fmt.Sscanf(x.Field, "[%d]", &item)
-		x.Field = k.name + x.Field
-		if s.file != nil {
-			x.Origin, x.Line = f.name, f.line(k.name, item)
-		} else {
-			x.Origin = s.String()
-		}
-	}
-	return faults
 }
 
 // nested turns {"bridge.mtu": 1} into {"bridge": {"mtu": 1}}, as viper wants it.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"strings"
 )
 
 // maxPassword is the longest password in bytes.
@@ -17,15 +16,14 @@ const maxPassword = 4096
 // MESHD_PASSWORD, MESHD_PASSWORD_FILE, WEAVE_PASSWORD, password_file of the
 // config file. More than one is odd enough for a warning.
 func readPassword(c *Config) []*FieldError {
-	const field = "password_file"
-	from := c.Source(field)
-	fromFlag, fromEnv := strings.HasPrefix(from, "--"), strings.HasPrefix(from, envPrefix)
+	k := keyNamed("password_file")
+	from := c.sources[k.name]
 	env := ""
 	switch {
-	case fromFlag:
+	case from.flag != "":
 	case os.Getenv("MESHD_PASSWORD") != "":
 		env = "MESHD_PASSWORD"
-	case fromEnv:
+	case from.env != "":
 	case os.Getenv("WEAVE_PASSWORD") != "":
 		env = "WEAVE_PASSWORD"
 	}
@@ -34,7 +32,7 @@ func readPassword(c *Config) []*FieldError {
 			c.warn("the password comes from %s; password_file from %s is not read", env, from)
 		}
 		c.Password = Secret(os.Getenv(env))
-		c.sources["password"] = env
+		c.sources["password"] = source{env: env}
 		return nil
 	}
 	if c.PasswordFile == "" {
@@ -42,13 +40,13 @@ func readPassword(c *Config) []*FieldError {
 	}
 	password, mode, err := readFirstLine(c.PasswordFile)
 	if err != nil {
-		return []*FieldError{{Origin: from, Field: field, Value: c.PasswordFile, Problem: err.Error()}}
+		return from.place(k, []*FieldError{fault(c.PasswordFile, err.Error(), "")})
 	}
 	if mode.Perm()&0o077 != 0 {
 		c.warn("password_file %s can be read by others (mode %04o): chmod 600 it", c.PasswordFile, mode.Perm())
 	}
 	c.Password = Secret(password)
-	c.sources["password"] = c.PasswordFile
+	c.sources["password"] = source{path: c.PasswordFile}
 	return nil
 }
 

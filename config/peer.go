@@ -33,6 +33,9 @@ func ParsePeer(s string) (host string, port uint16, err error) {
 		if addr.IsUnspecified() || addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 			return "", 0, errors.New("is not the address of one host")
 		}
+		if strings.ContainsFunc(addr.Zone(), func(r rune) bool { return !isHostLetter(r) && r != '.' }) {
+			return "", 0, ErrPeer
+		}
 		return addr.String(), port, nil
 	}
 	if !isHostName(host) {

@@ -23,7 +23,7 @@ func (c Config) Marshal() []byte {
 			comment += "; password from " + c.Source("password")
 		}
 		keyNode := textNode(name)
-		if n.Kind == yaml.SequenceNode {
+		if n.Kind == yaml.SequenceNode && len(n.Content) > 0 {
 			keyNode.LineComment = comment
 		} else {
 			n.LineComment = comment
