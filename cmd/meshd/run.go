@@ -159,8 +159,8 @@ func (d *daemon) serve(ctx context.Context, socket net.Listener) error {
 	api := newAPI(d, d.opt.log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(ctx, socket, api.local(), d.opt.log) })
-	if d.cfg.API.HTTP != "" {
-		l, err := listenHTTP(d.cfg.API.HTTP, d.opt.log)
+	if address := d.config().API.HTTP; address != "" {
+		l, err := listenHTTP(address, d.opt.log)
 		if err != nil {
 			return err
 		}
