@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -31,20 +32,9 @@ const (
 type client struct {
 	socket  string
 	timeout time.Duration // for one request
-	http    *http.Client
 }
 
-func newClient(socket string) *client {
-	c := &client{socket: socket, timeout: clientTimeout}
-	c.http = &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
-		DisableKeepAlives: true,
-	}}
-	return c
-}
+func newClient(socket string) *client { return &client{socket: socket, timeout: clientTimeout} }
 
 // status asks for everything that the daemon shows.
 func (c *client) status(ctx context.Context) (*Status, error) {
@@ -107,21 +97,41 @@ func (c *client) call(ctx context.Context, method, path string, body any) ([]byt
 		}
 		content = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, content)
+	req, err := http.NewRequest(method, "http://localhost"+path, content)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Accept", "application/json")
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, c.explain(err)
+	req.Close = true
+	resp, data, err := c.exchange(ctx, req)
+	if ctx.Err() != nil {
+		err = ctx.Err() // and not what it made of the connection
 	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return nil, c.explain(err)
 	}
 	return data, c.check(resp, data)
+}
+
+// exchange sends one request on a connection of its own and reads the answer.
+// http.Client would do, but it logs what programs that are not meshd answer.
+func (c *client) exchange(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	sent := req.Write(conn)
+	// A server may refuse a request before it has read all of it.
+	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
+	if err != nil {
+		return nil, nil, errors.Join(err, sent)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return resp, data, err
 }
 
 // check makes an error of an answer that is not good.
@@ -166,11 +176,11 @@ func (c *client) explain(err error) error {
 		return fmt.Errorf("%s is not a socket: name meshd's socket with --socket or %s", c.socket, socketEnv)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("no meshd is running here: nobody listens on %s, which one that died has left; start it again with `meshd up`", c.socket)
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("meshd on %s closed the connection without an answer: it may be ending", c.socket)
 	}
-	if _, isNet := errors.AsType[net.Error](err); !isNet || strings.Contains(err.Error(), "malformed HTTP") {
-		return c.notMeshd()
+	if _, isNet := errors.AsType[net.Error](err); !isNet {
+		return c.notMeshd() // what it said is not HTTP
 	}
 	return fmt.Errorf("talk to meshd on %s: %w", c.socket, err)
 }

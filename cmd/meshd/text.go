@@ -210,7 +210,7 @@ func printStats(w io.Writer, s *Status) error {
 
 func pathRow(c *Connection, p *Path) []string {
 	return []string{
-		c.Name, orUnknown(c.NickName), p.Transport, pathState(p), orUnknown(p.Address), yesNo(p.Encrypted),
+		c.Name, orUnknown(c.NickName), p.Transport, pathState(p), orUnknown(p.Address), encryptionWord(p),
 		figure(p.MTU), rttText(p), lossText(p),
 		fmt.Sprint(p.Tx.Frames), humanBytes(p.Tx.Bytes), fmt.Sprint(p.Rx.Frames), humanBytes(p.Rx.Bytes),
 		dropsText(p.Tx, p.Rx), p.Why,
@@ -228,9 +228,13 @@ func pathState(p *Path) string {
 	return "standby"
 }
 
-func yesNo(b bool) string {
-	if b {
+// encryptionWord is unknown for a path that is not up: it may be negotiated yet.
+func encryptionWord(p *Path) string {
+	switch {
+	case p.Encrypted:
 		return "yes"
+	case p.Up:
+		return "no"
 	}
-	return "no"
+	return unknown
 }

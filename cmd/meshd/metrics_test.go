@@ -1,0 +1,126 @@
+package main
+
+import (
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"meshd/routing/control"
+	"meshd/transport"
+)
+
+// scrape returns the metrics of a report.
+func scrape(t *testing.T, r Report) string {
+	t.Helper()
+	w := httptest.NewRecorder()
+	newAPI(newFakeDaemon(r), discard()).metrics.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if w.Code != 200 {
+		t.Fatalf("GET /metrics = %d %s", w.Code, w.Body)
+	}
+	return w.Body.String()
+}
+
+func TestMetrics(t *testing.T) {
+	const peer2 = `{nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"}`
+	tests := []struct {
+		name   string
+		report Report
+		want   []string
+		absent []string
+	}{
+		{"healthy", healthyReport(), []string{
+			`weave_connections{encryption="",state="established",type="sleeve"} 0`,
+			`weave_connections{encryption="yes",state="established",type="sleeve"} 2`,
+			`weave_connection_terminations_total 1`,
+			`meshd_peers 3`, `meshd_peers_reachable 3`, `meshd_targets 1`,
+			`meshd_problems{severity="error"} 0`, `meshd_problems{severity="note"} 1`,
+			`meshd_port_joined{bridge="weave",device="meshd0"} 1`,
+			`meshd_mac_entries 2`, `meshd_mac_events_total{event="move"} 1`,
+			`meshd_forwarder_frames_total{way="from-port"} 1203`,
+			`meshd_forwarder_drops_total{reason="too-big"} 4`,
+			`meshd_path_up` + peer2 + ` 1`, `meshd_path_active` + peer2 + ` 1`,
+			`meshd_path_mtu_bytes` + peer2 + ` 1414`, `meshd_path_rtt_seconds` + peer2 + ` 0.00043`, `meshd_path_loss_ratio` + peer2 + ` 0`,
+			`meshd_path_frames_total{direction="tx",nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"} 1200`,
+			`meshd_path_bytes_total{direction="rx",nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"} 64000`,
+			`meshd_path_datagrams_total{direction="tx",nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"} 900`,
+			`meshd_path_drops_total{direction="rx",nickname="weave02",peer="02:00:00:00:00:02",reason="auth",transport="sleeve"} 2`,
+			`meshd_neighbour_control_rtt_seconds{nickname="weave03",peer="02:00:00:00:00:03"} 0.00183`,
+			`go_goroutines `, `process_open_fds `,
+		}, []string{
+			// Unknown figures are absent, never 0.
+			`meshd_path_rtt_seconds{nickname="weave03"`, `meshd_path_loss_ratio{nickname="weave03"`,
+		}},
+		{"broken", brokenReport(), []string{
+			`weave_connections{encryption="",state="failed",type="unknown"} 2`,
+			`weave_connections{encryption="",state="pending",type="sleeve"} 1`,
+			`meshd_path_up` + peer2 + ` 0`, `meshd_peers_reachable 3`,
+			`meshd_problems{severity="error"} 3`,
+			`meshd_port_joined{bridge="weave",device="meshd0"} 0`,
+		}, []string{`meshd_path_mtu_bytes` + peer2}},
+		{"empty", Report{}, []string{`weave_connection_terminations_total 0`, `meshd_peers 0`}, []string{"meshd_path_", "meshd_port_mtu_bytes"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got := scrape(t, tt.report)
+			for _, want := range tt.want {
+				if !strings.Contains(got, "\n"+want) {
+					t.Errorf("no line %q in\n%s", want, ours(got))
+				}
+			}
+			for _, line := range tt.absent {
+				if strings.Contains(got, "\n"+line) {
+					t.Errorf("there is a line %q in\n%s", line, ours(got))
+				}
+			}
+		})
+	}
+}
+
+// ours leaves out what every Go program has.
+func ours(metrics string) string {
+	return regexp.MustCompile(`(?m)^(# \w+ )?(go|process)_.*\n`).ReplaceAllString(metrics, "")
+}
+
+func TestMetricsLint(t *testing.T) {
+	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport()} {
+		problems, err := promlint.New(strings.NewReader(ours(scrape(t, r)))).Lint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range problems {
+			t.Errorf("%s: %s: %s", name, p.Metric, p.Text)
+		}
+	}
+}
+
+// Weave's own metrics keep their names, types, help and labels.
+func TestMetricsAreWeaves(t *testing.T) {
+	got := scrape(t, healthyReport())
+	for line := range strings.Lines(weaveFile(t, "metrics-with-ipam.txt")) {
+		if regexp.MustCompile(`^# \w+ weave_connection`).MatchString(line) && !strings.Contains(got, line) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	labels := regexp.MustCompile(`(?m)^weave_connections\{encryption="\w*",state="\w+",type="\w+"\} \d+$`)
+	if !labels.MatchString(weaveFile(t, "metrics-with-ipam.txt")) || !labels.MatchString(got) {
+		t.Errorf("weave_connections does not have weave's labels:\n%s", ours(got))
+	}
+}
+
+// What peers say of themselves must not break a scrape: two connections to one
+// peer, two paths over one transport, texts that are not UTF-8.
+func TestMetricsSurviveHostilePeers(t *testing.T) {
+	r := healthyReport()
+	c := r.Mesh.Connections[0]
+	c.NickName = "\xff\"\n"
+	c.Paths = append(c.Paths, c.Paths[0], transport.PathStats{Transport: "quic"})
+	r.Mesh.Connections = append(r.Mesh.Connections, c, c, control.ConnectionSnapshot{Address: "\xff", State: control.StateConnecting})
+	r.Mesh.Connections[0] = c
+	got := scrape(t, r)
+	if n := strings.Count(got, `meshd_path_up{nickname="`); n != 3 {
+		t.Errorf("%d paths, want sleeve and quic of one peer and sleeve of another:\n%s", n, ours(got))
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"meshd/routing/control"
+	"meshd/tap"
+	"meshd/transport"
+)
+
+func TestHealthyMeshHasNotesOnly(t *testing.T) {
+	s := newStatus(healthyReport(), now)
+	for _, p := range s.Problems {
+		if p.Severity != Note {
+			t.Errorf("problem of a healthy mesh: %+v", p)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*Report)
+		want   Severity
+		code   string
+		text   string // part of it
+	}{
+		{"port out of its bridge",
+			func(r *Report) { r.Port.State = tap.State{Why: "the bridge is gone"} },
+			Error, "port-not-joined", "port meshd0 is not in the bridge weave: the bridge is gone"},
+		{"transport without paths",
+			func(r *Report) { r.Transports[0].Problem = "socket closed" },
+			Error, "transport-unusable", "transport sleeve makes no paths: socket closed"},
+		{"target refuses",
+			func(r *Report) { attempt(r, "10.0.0.9", "connection refused", 4*time.Second) },
+			Error, "target-unreachable", "1 of 2 targets does not answer: 10.0.0.9:6783: connection refused, next try in 4 s"},
+		{"target with port",
+			func(r *Report) { attempt(r, "10.0.0.9:6783", "connection refused", 0) },
+			Error, "target-unreachable", "not answer: 10.0.0.9:6783: connection refused, next try now"},
+		{"target by host name",
+			func(r *Report) { attempt(r, "weave09", "i/o timeout", 90*time.Second) },
+			Error, "target-unreachable", "weave09 (10.0.0.9:6783): i/o timeout, next try in 90 s"},
+		{"target does not resolve",
+			func(r *Report) {
+				r.Mesh.Targets = append(r.Mesh.Targets, control.TargetSnapshot{Target: "nowhere", Err: "no such host"})
+			},
+			Error, "target-unreachable", "1 of 2 targets does not answer: nowhere: no such host"},
+		{"target is never tried again",
+			func(r *Report) {
+				attempt(r, "10.0.0.9", "peer names collision", 0)
+				r.Mesh.Connections[len(r.Mesh.Connections)-1].Never = true
+			},
+			Error, "target-unreachable", "not tried again until `meshd connect`"},
+		{"discovered address",
+			func(r *Report) {
+				attempt(r, "10.0.0.9", "no route to host", time.Second)
+				r.Mesh.Targets = r.Mesh.Targets[:1]
+			},
+			Warning, "discovered-unreachable", "1 address that other peers know does not answer us: 10.0.0.9:6783: no route to host"},
+		{"no path",
+			func(r *Report) {
+				p := &r.Mesh.Connections[0].Paths[0]
+				p.Active, p.State.Up, p.State.Why = false, false, "no heartbeat was answered"
+			},
+			Error, "no-path", "no path to 02:00:00:00:00:02(weave02) carries frames: sleeve: no heartbeat was answered"},
+		{"no path at all",
+			func(r *Report) { r.Mesh.Connections[0].Paths = nil },
+			Error, "no-path", "no path to 02:00:00:00:00:02(weave02) carries frames"},
+		{"small MTU",
+			func(r *Report) { r.Mesh.Connections[0].Paths[0].State.MTU = 1200 },
+			Warning, "small-mtu", "carries 1200 bytes, less than the bridge's MTU of 1376"},
+		{"loss",
+			func(r *Report) { r.Mesh.Connections[0].Paths[0].State.Loss = 0.2 },
+			Warning, "loss", "over sleeve loses 20.0% of its probes"},
+		{"control connection lost",
+			func(r *Report) { r.Mesh.Connections[0].Unsessioned = true },
+			Warning, "no-control", "is lost and is being made again; frames still pass"},
+		{"peer without a route",
+			func(r *Report) { r.Mesh.Unicast = r.Mesh.Unicast[:2] },
+			Warning, "unreachable-peer", "1 peer has no route: 02:00:00:00:00:03(weave03)"},
+		{"connection limit",
+			func(r *Report) { r.Mesh.ConnLimit = 2 },
+			Warning, "connection-limit", "connection limit of 2 is reached"},
+		{"MAC flaps",
+			func(r *Report) { r.MACs[1].Flapping = true },
+			Warning, "mac-flapping", "1 MAC address moves between peers: two hosts have it, or bridges are joined beside the mesh: 02:00:00:00:09:02"},
+		{"no password",
+			func(r *Report) { r.Mesh.Encrypted = false },
+			Warning, "unencrypted", "UNENCRYPTED: no password is set"},
+		{"weak password",
+			func(r *Report) { r.Config.PasswordBits = 20 },
+			Warning, "weak-password", "at most 20 bits, 50 are wanted"},
+		{"open API",
+			func(r *Report) { r.Config.HTTP = ":6784" },
+			Warning, "open-api", "listens on :6784, beyond loopback"},
+		{"trusted subnet",
+			func(r *Report) { r.Mesh.Connections[0].Paths[0].State.Encrypted = false },
+			Note, "plain-path", "frames to 02:00:00:00:00:02(weave02) are not encrypted"},
+		{"stock peers",
+			func(*Report) {},
+			Note, "stock-peers", "1 neighbour is a stock Weave router, with weave's timers and weave's encryption only: 02:00:00:00:00:03(weave03)"},
+		{"alone",
+			func(r *Report) { r.Mesh.Targets, r.Mesh.Connections = nil, nil },
+			Note, "alone", "this peer is alone"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := healthyReport()
+			tt.change(&r)
+			s := newStatus(r, now)
+			i := slices.IndexFunc(s.Problems, func(p Problem) bool { return p.Code == tt.code })
+			if i < 0 {
+				t.Fatalf("no problem %s in %+v", tt.code, s.Problems)
+			}
+			if p := s.Problems[i]; p.Severity != tt.want || !strings.Contains(p.Text, tt.text) {
+				t.Errorf("%s: %q, want %s: %q", p.Severity, p.Text, tt.want, tt.text)
+			}
+		})
+	}
+}
+
+func TestNoProblems(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*Report)
+		code   string
+	}{
+		{"a target that is this peer itself", func(r *Report) {
+			attempt(r, "10.0.0.9", "cannot connect to ourself", 0)
+			r.Mesh.Connections[len(r.Mesh.Connections)-1].Never = true
+		}, "target-unreachable"},
+		{"a target that is dialled for the first time", func(r *Report) {
+			attempt(r, "10.0.0.9", "", 0)
+			r.Mesh.Connections[len(r.Mesh.Connections)-1].State = control.StateConnecting
+		}, "target-unreachable"},
+		{"a target of which another address answers", func(r *Report) {
+			attempt(r, "10.0.0.9", "connection refused", 0)
+			r.Mesh.Targets[1].Addresses = append(r.Mesh.Targets[1].Addresses, addrs("10.142.130.17:6783")...)
+		}, "target-unreachable"},
+		{"unknown loss", func(r *Report) { r.Mesh.Connections[0].Paths[0].State.Loss = -1 }, "loss"},
+		{"unknown MTU", func(r *Report) { r.Mesh.Connections[0].Paths[0].State.MTU = 0 }, "small-mtu"},
+		{"a second path that is down", func(r *Report) {
+			c := &r.Mesh.Connections[0]
+			c.Paths = append(c.Paths, transport.PathStats{Transport: "quic", State: transport.State{Why: "blocked"}})
+		}, "no-path"},
+		{"weave's API on loopback", func(r *Report) { r.Config.HTTP = "127.0.0.1:6784" }, "open-api"},
+		{"a password of unknown strength", func(r *Report) { r.Config.PasswordBits = 0 }, "weak-password"},
+		{"no connection limit", func(r *Report) { r.Mesh.ConnLimit = 0 }, "connection-limit"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := healthyReport()
+			tt.change(&r)
+			s := newStatus(r, now)
+			for _, p := range s.Problems {
+				if p.Code == tt.code {
+					t.Errorf("problem: %+v", p)
+				}
+			}
+		})
+	}
+}
+
+func TestWorstProblemComesFirst(t *testing.T) {
+	s := newStatus(brokenReport(), now)
+	rank := []Severity{Error, Warning, Note}
+	if len(s.Problems) < 8 || !slices.IsSortedFunc(s.Problems, func(a, b Problem) int {
+		return slices.Index(rank, a.Severity) - slices.Index(rank, b.Severity)
+	}) {
+		t.Errorf("problems = %+v", s.Problems)
+	}
+}
+
+// attempt adds a target at 10.0.0.9:6783 that fails; "" for err: not yet.
+func attempt(r *Report, target, err string, next time.Duration) {
+	r.Mesh.Targets = append(r.Mesh.Targets, control.TargetSnapshot{Target: target, Addresses: addrs("10.0.0.9:6783")})
+	r.Mesh.Connections = append(r.Mesh.Connections, control.ConnectionSnapshot{
+		Address: "10.0.0.9:6783", Outbound: true, State: control.StateFailed, Err: err, NextTry: now.Add(next),
+	})
+}
+
+func TestLoopback(t *testing.T) {
+	tests := map[string]bool{
+		"127.0.0.1:6784": true, "127.1.2.3:1": true, "[::1]:6784": true, "localhost:6784": true, "[::ffff:127.0.0.1]:1": true,
+		":6784": false, "0.0.0.0:6784": false, "10.0.0.1:6784": false, "[::]:6784": false, "localhost.example:1": false, "": false,
+	}
+	for address, want := range tests {
+		if got := loopback(address); got != want {
+			t.Errorf("loopback(%q) = %v, want %v", address, got, want)
+		}
+	}
+}

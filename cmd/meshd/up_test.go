@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+)
+
+// upProcess is a real `meshd up` in a network namespace of its own.
+type upProcess struct {
+	cmd    *exec.Cmd
+	socket string
+	log    *bytes.Buffer
+	ns     netns.NsHandle
+	done   chan error // one send: how it ended
+}
+
+// startUp starts a daemon and waits until it answers.
+func startUp(t *testing.T, flags ...string) *upProcess {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a daemon needs root")
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		t.Skip("a daemon needs /dev/net/tun: ", err)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := shortDir(t)
+	p := &upProcess{socket: filepath.Join(dir, "meshd.sock"), log: new(bytes.Buffer), done: make(chan error, 1)}
+	args := append([]string{"up", "--socket", p.socket, "--state-dir", dir, "--name", "02:00:00:00:00:01", "--nickname", "weave01"}, flags...)
+	p.cmd = exec.Command(exe, args...)
+	p.cmd.Env = append(os.Environ(), beMeshd+"=1")
+	p.cmd.Stderr = p.log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	// Pdeathsig is of the thread that starts the process.
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		started <- p.cmd.Start()
+		p.done <- p.cmd.Wait()
+	}()
+	if err := <-started; err != nil {
+		t.Skip("a daemon needs a network namespace: ", err)
+	}
+	t.Cleanup(p.kill)
+	p.awaitAnswer(t)
+	if p.ns, err = netns.GetFromPid(p.cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.ns.Close() })
+	return p
+}
+
+func (p *upProcess) kill() {
+	p.cmd.Process.Kill()
+	select {
+	case <-p.done:
+	case <-time.After(10 * time.Second):
+	}
+}
+
+func (p *upProcess) awaitAnswer(t *testing.T) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		if _, err := newClient(p.socket).status(t.Context()); err == nil {
+			return
+		}
+		select {
+		case err := <-p.done:
+			p.done <- err
+			t.Fatalf("meshd up ended: %v\n%s", err, p.log)
+		case <-deadline:
+			t.Fatalf("meshd up does not answer\n%s", p.log)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// hasLink reports whether a device is in the daemon's namespace.
+func (p *upProcess) hasLink(t *testing.T, name string) bool {
+	t.Helper()
+	h, err := netlink.NewHandleAt(p.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	_, err = h.LinkByName(name)
+	if _, none := errors.AsType[netlink.LinkNotFoundError](err); err != nil && !none {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func TestUpAndDown(t *testing.T) {
+	p := startUp(t, "--peers", "192.0.2.1")
+	t.Setenv(socketEnv, p.socket)
+
+	stdout, stderr, code := runCLI(t.Context(), "status")
+	for _, want := range []string{"UNENCRYPTED", "Name: 02:00:00:00:00:01(weave01)", "Bridge: weave (joined)", "Targets: 1"} {
+		if code != exitOK || !strings.Contains(stdout, want) {
+			t.Errorf("status = %d %s\n%s\nwant %q", code, stderr, stdout, want)
+		}
+	}
+	if !p.hasLink(t, "weave") || !p.hasLink(t, "meshd0") {
+		t.Error("bridge or TAP is missing")
+	}
+
+	if stdout, stderr, code = runCLI(t.Context(), "connect", "192.0.2.2"); code != exitOK {
+		t.Errorf("connect = %d %s%s", code, stdout, stderr)
+	}
+	if stdout, _, _ = runCLI(t.Context(), "status", "targets"); stdout != "192.0.2.1\n192.0.2.2\n" {
+		t.Errorf("targets after connect = %q", stdout)
+	}
+	if stdout, stderr, code = runCLI(t.Context(), "forget", "192.0.2.1"); code != exitOK {
+		t.Errorf("forget = %d %s%s", code, stdout, stderr)
+	}
+	if stdout, _, _ = runCLI(t.Context(), "status", "targets"); stdout != "192.0.2.2\n" {
+		t.Errorf("targets after forget = %q", stdout)
+	}
+
+	// A container's end keeps the daemon from removing the bridge when it ends.
+	addPort(t, p.ns, "weave")
+	stdout, stderr, code = runCLI(t.Context(), "down")
+	if want := fmt.Sprintf("meshd (pid %d) has ended\n", p.cmd.Process.Pid); code != exitOK || stdout != want {
+		t.Errorf("down = %d %q %s, want %q", code, stdout, stderr, want)
+	}
+	if err := <-p.done; err != nil {
+		t.Errorf("meshd up ended with %v\n%s", err, p.log)
+	}
+	p.done <- nil
+	if p.hasLink(t, "weave") || p.hasLink(t, "meshd0") {
+		t.Error("bridge or TAP is left")
+	}
+	if _, err := os.Stat(p.socket); err == nil {
+		t.Error("the socket is left")
+	}
+	if _, stderr, code = runCLI(t.Context(), "down"); code != exitFailure || !strings.Contains(stderr, "no meshd is running here") {
+		t.Errorf("down without a daemon = %d %q", code, stderr)
+	}
+}
+
+func TestDownLeavesForeignBridge(t *testing.T) {
+	p := startUp(t)
+	t.Setenv(socketEnv, p.socket)
+	h, err := netlink.NewHandleAt(p.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	bridge, err := h.LinkByName("weave")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As one that an operator made.
+	addPort(t, p.ns, "weave")
+	if err := h.LinkSetAlias(bridge, "mine"); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, code := runCLI(t.Context(), "down")
+	if code != exitOK || !strings.Contains(stdout, "the bridge weave was not made by meshd and stays\n") {
+		t.Errorf("down = %d %q %s", code, stdout, stderr)
+	}
+	if !p.hasLink(t, "weave") {
+		t.Error("a foreign bridge was removed")
+	}
+}
+
+func TestUpReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "meshd.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("peers: [192.0.2.1]\n")
+	p := startUp(t, "--config", file)
+	t.Setenv(socketEnv, p.socket)
+
+	if stdout, _, _ := runCLI(t.Context(), "reload"); stdout != "nothing has changed\n" {
+		t.Errorf("reload of the same = %q", stdout)
+	}
+	write("peers: [192.0.2.2]\ntap: {name: other0}\n")
+	stdout, stderr, code := runCLI(t.Context(), "reload")
+	if code != exitOK || !strings.Contains(stdout, "applied: peers") || !strings.Contains(stdout, "after a restart: tap.name") {
+		t.Errorf("reload = %d %q %s", code, stdout, stderr)
+	}
+	if stdout, _, _ = runCLI(t.Context(), "status", "targets"); stdout != "192.0.2.2\n" {
+		t.Errorf("targets = %q", stdout)
+	}
+	write("peeers: []\n")
+	if _, stderr, code = runCLI(t.Context(), "reload"); code != exitFailure || !strings.Contains(stderr, "did you mean `peers`?") {
+		t.Errorf("reload of a bad file = %d %q", code, stderr)
+	}
+	if stdout, _, _ = runCLI(t.Context(), "status", "targets"); stdout != "192.0.2.2\n" {
+		t.Errorf("targets after a bad reload = %q", stdout)
+	}
+	// Not a terminal: the log is JSON.
+	line, _, _ := strings.Cut(p.logged(t), "\n")
+	if !json.Valid([]byte(line)) {
+		t.Errorf("log = %q", line)
+	}
+}
+
+// logged ends the daemon and returns its log: while it runs, the log is not ours
+// to read.
+func (p *upProcess) logged(t *testing.T) string {
+	t.Helper()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := <-p.done; err != nil {
+		t.Errorf("meshd up ended with %v\n%s", err, p.log)
+	}
+	p.done <- nil
+	return p.log.String()
+}
+
+// addPort puts one end of a veth pair into a bridge.
+func addPort(t *testing.T, ns netns.NsHandle, bridge string) {
+	t.Helper()
+	h, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	br, err := h.LinkByName(bridge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "vethwepl1"}, PeerName: "vethwepg1"}
+	if err := h.LinkAdd(veth); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetMaster(veth, br); err != nil {
+		t.Fatal(err)
+	}
+}
