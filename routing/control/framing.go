@@ -19,6 +19,10 @@ const (
 	maxHandshakeMessage = 64 << 10
 )
 
+// readAhead is how many bytes a connection reads at once; larger messages bypass
+// that buffer. A thousand idle connections should not cost much.
+const readAhead = 4 << 10
+
 // Buffers have at least minBuffer bytes; those of more than keptBuffer are given
 // back after use.
 const (
@@ -66,7 +70,7 @@ func newConn(conn net.Conn, dialled bool) *Conn {
 	return &Conn{
 		Net:     conn,
 		Dialled: dialled,
-		in:      messageReader{r: bufio.NewReaderSize(conn, 16<<10), limit: maxHandshakeMessage},
+		in:      messageReader{r: bufio.NewReaderSize(conn, readAhead), limit: maxHandshakeMessage},
 		out:     messageWriter{w: conn},
 	}
 }
@@ -170,11 +174,16 @@ func (m *messageReader) length() (uint64, error) {
 	if m.v1 {
 		return m.lengthV1()
 	}
-	var b [4]byte
-	if _, err := io.ReadFull(m.r, b[:]); err != nil {
+	b, err := m.r.Peek(4)
+	if err != nil && len(b) > 0 {
+		return 0, unexpected(err)
+	}
+	if err != nil {
 		return 0, err
 	}
-	return uint64(binary.BigEndian.Uint32(b[:])), nil
+	n := uint64(binary.BigEndian.Uint32(b))
+	m.r.Discard(len(b))
+	return n, nil
 }
 
 // lengthV1 reads the head of a gob message that holds a []byte.

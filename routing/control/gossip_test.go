@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/gob"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"strings"
@@ -79,7 +80,7 @@ func TestParseGossipRefuses(t *testing.T) {
 		"huge length":         append(unhex("0b 0c 00 f8 ffffffffffffffff"), body[12:]...),
 	}
 	for i := range body {
-		tests["cut at "+string(rune('0'+i/10))+string(rune('0'+i%10))] = body[:i]
+		tests[fmt.Sprint("cut at ", i)] = body[:i]
 	}
 	for name, b := range tests {
 		if g, err := ParseGossip(TagGossipUnicast, b); !errors.Is(err, ErrGossip) {
@@ -88,7 +89,7 @@ func TestParseGossipRefuses(t *testing.T) {
 	}
 }
 
-// TestGossipAllocates little: one name and one body.
+// TestGossipAllocations: relaying is frequent, so bodies are not copied around.
 func TestGossipAllocations(t *testing.T) {
 	g := Gossip{Channel: "some.channel", Src: 1, Payload: make([]byte, 1000)}
 	body := AppendGossip(TagGossip, g)

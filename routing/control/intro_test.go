@@ -297,7 +297,7 @@ func TestPasswordMismatchSaysWhatToDo(t *testing.T) {
 	}
 }
 
-// message frames a plain message of version 2.
+// framed frames a plain message of version 2.
 func framed(b []byte) []byte {
 	return append([]byte{byte(len(b) >> 24), byte(len(b) >> 16), byte(len(b) >> 8), byte(len(b))}, b...)
 }

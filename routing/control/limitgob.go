@@ -9,8 +9,8 @@ import (
 // encoding/gob trusts counts and type definitions too much for bytes of a
 // stranger: a map's count reserves memory before its entries are there, and a
 // definition or a list of one-byte elements grows to fifty times its size. The
-// reader here allocates nothing while it walks; what is kept is bounded by its
-// callers. Weave protocol, appendix A, has the format in one paragraph:
+// reader here keeps nothing but the definitions, and few of them; what else is
+// kept is for its callers to bound. Weave protocol, appendix A, has the format in one paragraph:
 //
 //	stream  = message…          message = count, type id, value
 //	type id < 0: definition of type -id; id > 0: a value, preceded by 00

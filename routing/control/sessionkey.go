@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"io"
 
-	"golang.org/x/crypto/salsa20/salsa"
+	"golang.org/x/crypto/nacl/box"
 )
 
 const keyLen = 32 // bytes of an X25519 key and of a session key
@@ -41,16 +41,13 @@ func exchangeKeys(private *ecdh.PrivateKey, remote []byte) ([]byte, error) {
 
 // sessionKey is the key of control connection and sleeve, weave protocol
 // section 1.6: SHA-256(HSalsa20(X25519) || password). NaCl calls the inner part
-// box.Precompute.
+// box precomputation.
 func sessionKey(private *ecdh.PrivateKey, remote, password []byte) (*[keyLen]byte, error) {
-	secret, err := exchangeKeys(private, remote)
-	if err != nil {
+	if _, err := exchangeKeys(private, remote); err != nil { // Precompute checks nothing
 		return nil, err
 	}
-	var shared, point [keyLen]byte
-	var zeros [16]byte
-	copy(point[:], secret)
-	salsa.HSalsa20(&shared, &zeros, &point, &salsa.Sigma)
+	var shared [keyLen]byte
+	box.Precompute(&shared, (*[keyLen]byte)(remote), (*[keyLen]byte)(private.Bytes()))
 
 	h := sha256.New()
 	h.Write(shared[:])
