@@ -47,6 +47,9 @@ func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Pe
 	}
 	res := m.topo.Merge(entries, time.Now())
 	plan(&m.due.collect, collectDelay)
+	if res.Refused+res.Full > 0 {
+		m.log.Debug("topology entries refused", "peer", s.peer.Name, "malformed", res.Refused, "no_room", res.Full)
+	}
 	if res.SelfChanged {
 		m.announce()
 	}
@@ -108,7 +111,7 @@ func (m *Mesh) broadcastHops(src frame.PeerName, from *session) []*session {
 
 // relayUnicast sends a gossip unicast on, byte for byte.
 func (m *Mesh) relayUnicast(dst frame.PeerName, body []byte) {
-	hop, ok := m.topo.Unicast(false)[dst]
+	hop, ok := m.topo.NextHop(dst, false)
 	if !ok {
 		return
 	}

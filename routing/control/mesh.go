@@ -85,6 +85,7 @@ type Mesh struct {
 	targets    *targets
 	ended      uint64 // connections that ended
 	refusals   refusals
+	fib        *routing.FIB // as published
 	due        schedule
 	stopping   bool
 }
@@ -223,7 +224,8 @@ func (m *Mesh) publishRoutes() {
 	for name, n := range m.neighbours {
 		senders[name] = n.link
 	}
-	m.cfg.PublishFIB(routing.NewFIB(m.topo, senders))
+	m.fib = routing.NewFIB(m.topo, senders)
+	m.cfg.PublishFIB(m.fib)
 }
 
 // collect removes peers that nobody reaches any more.

@@ -1,10 +1,10 @@
 package control
 
 import (
-	"cmp"
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"meshd/routing"
@@ -15,8 +15,16 @@ var ErrStopped = errors.New("the mesh is not running")
 
 // Snapshot reads the mesh's state. Safe from any goroutine while Run runs.
 func (m *Mesh) Snapshot() (s Snapshot, err error) {
-	if !m.do(func() { s = m.snapshot(time.Now()) }) {
+	var fib *routing.FIB
+	if !m.do(func() { s, fib = m.snapshot(time.Now()), m.fib }) {
 		return s, ErrStopped
+	}
+	// Outside of the mesh's goroutine: with thousands of peers it takes a while.
+	for dest, via := range fib.Unicast() {
+		s.Unicast = append(s.Unicast, UnicastRoute{Dest: dest, Via: via})
+	}
+	for source, via := range fib.Broadcast() {
+		s.Broadcast = append(s.Broadcast, BroadcastRoute{Source: source, Via: via})
 	}
 	return s, nil
 }
@@ -82,15 +90,21 @@ func (m *Mesh) snapshot(now time.Time) Snapshot {
 	for _, name := range slices.Sorted(maps.Keys(m.neighbours)) {
 		s.Connections = append(s.Connections, m.connectionSnapshot(m.neighbours[name]))
 	}
+	var found []ConnectionSnapshot
 	for t := range m.targets.all {
+		c, show := m.attemptSnapshot(t, now)
 		if t.direct {
 			s.Targets = append(s.Targets, targetSnapshot(t))
 		}
-		if c, show := m.attemptSnapshot(t, now); show {
+		switch {
+		case show && t.direct:
 			s.Connections = append(s.Connections, c)
+		case show:
+			found = append(found, c)
 		}
 	}
-	m.routeSnapshot(&s)
+	slices.SortFunc(found, func(a, b ConnectionSnapshot) int { return strings.Compare(a.Address, b.Address) })
+	s.Connections = append(s.Connections, found...)
 	return s
 }
 
@@ -155,14 +169,4 @@ func (m *Mesh) attemptSnapshot(t *target, now time.Time) (ConnectionSnapshot, bo
 		c.NextTry = t.tryAt
 	}
 	return c, true
-}
-
-func (m *Mesh) routeSnapshot(s *Snapshot) {
-	for dest, via := range m.topo.Unicast(true) {
-		s.Unicast = append(s.Unicast, UnicastRoute{Dest: dest, Via: via})
-	}
-	slices.SortFunc(s.Unicast, func(a, b UnicastRoute) int { return cmp.Compare(a.Dest, b.Dest) })
-	for p := range m.topo.All() {
-		s.Broadcast = append(s.Broadcast, BroadcastRoute{Source: p.Name, Via: m.topo.Broadcast(p.Name, true)})
-	}
 }

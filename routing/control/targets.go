@@ -34,6 +34,8 @@ const (
 	maxFound      = 4096 // peers that can be known, by short IDs
 	maxCandidates = 8    // addresses tried for one target
 	maxDirect     = 1024
+	maxAttempts   = 32                    // discovered peers dialled at a time
+	lookInterval  = 10 * time.Millisecond // between two looks at all targets
 )
 
 // target is a peer that should be a neighbour: a configured address (direct), or a
@@ -48,6 +50,7 @@ type target struct {
 	name       frame.PeerName   // who is behind it; 0: not known yet
 	candidates []netip.AddrPort // discovered: where it may be, best first
 	known      time.Time        // discovered: when the topology last had it
+	met        bool             // discovered: it was connected once, or in an earlier run
 
 	resolved   []netip.AddrPort // what was tried last
 	attempting bool
@@ -79,6 +82,12 @@ type targets struct {
 	direct    []*target
 	found     map[frame.PeerName]*target
 	connected map[frame.PeerName]connection
+
+	// What Due found out last, until something changes.
+	changed   bool
+	discovery bool
+	looked    time.Time
+	next      time.Time
 }
 
 func newTargets(self frame.PeerName, port uint16) *targets {
@@ -112,6 +121,7 @@ func (ts *targets) parseTarget(spec string) (*target, error) {
 // SetDirect makes specs the direct targets, keeping what is known of those that
 // stay. Nothing changes if one does not parse.
 func (ts *targets) SetDirect(specs []string, now time.Time) error {
+	ts.changed = true
 	var next []*target
 	for _, spec := range specs {
 		t, err := ts.parseTarget(spec)
@@ -139,6 +149,7 @@ func (ts *targets) SetDirect(specs []string, now time.Time) error {
 // AddDirect adds targets, or makes those that are there due at once. Nothing
 // changes if one does not parse.
 func (ts *targets) AddDirect(specs []string, now time.Time) error {
+	ts.changed = true
 	var add []*target
 	for _, spec := range specs {
 		t := ts.findDirect(spec)
@@ -165,6 +176,7 @@ func (ts *targets) AddDirect(specs []string, now time.Time) error {
 // Forget removes direct targets, by what was configured, and what is remembered
 // of the peers behind them. It says which were not found.
 func (ts *targets) Forget(specs []string) error {
+	ts.changed = true
 	var errs error
 	for _, spec := range specs {
 		t := ts.findDirect(spec)
@@ -198,13 +210,14 @@ func (ts *targets) findDirect(spec string) *target {
 
 // Restore makes peers of an earlier run targets.
 func (ts *targets) Restore(peers []Remembered, now time.Time) {
+	ts.changed = true
 	for _, p := range peers {
 		if p.Name == ts.self || !p.Name.Valid() || len(ts.found) >= maxFound {
 			continue
 		}
 		t := ts.discovered(p.Name, now)
 		t.candidates = p.Addresses[:min(len(p.Addresses), maxCandidates)]
-		t.tryAt = now
+		t.met, t.tryAt = true, now
 	}
 }
 
@@ -223,6 +236,7 @@ func (ts *targets) Remembered() []Remembered {
 // Discover takes the addresses of all peers from the topology: weave protocol
 // section 7.1.
 func (ts *targets) Discover(topo *routing.Topology, now time.Time) {
+	ts.changed = true
 	addrs := map[frame.PeerName][]netip.AddrPort{}
 	for p := range topo.All() {
 		if p.Name == ts.self {
@@ -303,6 +317,7 @@ func (ts *targets) expire(now time.Time) {
 // Connected notes a session. t is the target that was dialled, nil for an accepted
 // one.
 func (ts *targets) Connected(name frame.PeerName, t *target, addr netip.AddrPort, outbound bool, now time.Time) {
+	ts.changed = true
 	ts.connected[name] = connection{addr, outbound}
 	if t != nil {
 		t.name, t.err, t.wait = name, nil, retryFirst
@@ -311,7 +326,7 @@ func (ts *targets) Connected(name frame.PeerName, t *target, addr netip.AddrPort
 		return
 	}
 	f := ts.discovered(name, now)
-	f.known, f.err, f.wait = now, nil, retryFirst
+	f.known, f.met, f.err, f.wait = now, true, nil, retryFirst
 	if a, ok := ts.dialable(routing.Connection{RemoteAddr: addr.String(), Outbound: outbound}); ok {
 		f.candidates = mergeCandidates([]netip.AddrPort{a}, f.candidates)
 	}
@@ -319,6 +334,7 @@ func (ts *targets) Connected(name frame.PeerName, t *target, addr netip.AddrPort
 
 // Behind notes who answers at a target.
 func (ts *targets) Behind(t *target, name frame.PeerName) {
+	ts.changed = true
 	if t != nil && t.direct {
 		t.name = name
 	}
@@ -327,6 +343,7 @@ func (ts *targets) Behind(t *target, name frame.PeerName) {
 // Ended notes that a session ended. After one that had lived for a while the next
 // attempt is made at once, by the end that had dialled; the other one follows.
 func (ts *targets) Ended(name frame.PeerName, joined time.Time, why error, now time.Time) {
+	ts.changed = true
 	was := ts.connected[name]
 	delete(ts.connected, name)
 	at := now.Add(time.Duration(rand.Int64N(int64(retryFirst))))
@@ -344,11 +361,16 @@ func (ts *targets) Ended(name frame.PeerName, joined time.Time, why error, now t
 	}
 }
 
-// Unreachable makes a peer that is not reachable any more due soon: where a relay
-// died the direct way may be open by now.
+// Unreachable makes a peer that left the topology due at once: where a relay died
+// the direct way may be open by now. One that was never met is forgotten, so that
+// invented peers are not dialled for long.
 func (ts *targets) Unreachable(name frame.PeerName, now time.Time) {
+	ts.changed = true
 	if _, live := ts.connected[name]; live {
 		return
+	}
+	if t := ts.found[name]; t != nil && !t.met {
+		ts.forgetFound(name)
 	}
 	for _, t := range ts.behind(name) {
 		if t.wait = retryFirst; !t.attempting {
@@ -370,43 +392,88 @@ func (ts *targets) behind(name frame.PeerName) (out []*target) {
 	return out
 }
 
-// Due returns the targets to dial now, marked as attempted, and when to ask again.
+// Due returns the targets to dial now, marked as attempted, and when to ask again
+// if nothing changes until then. It costs nothing while nothing is due.
 func (ts *targets) Due(now time.Time, discovery bool) (due []*target, next time.Time) {
+	if !ts.changed && discovery == ts.discovery && now.Before(ts.next) {
+		return nil, ts.next
+	}
+	if again := ts.looked.Add(lookInterval); now.Before(again) {
+		return nil, again // changes come in bursts
+	}
+	ts.changed, ts.discovery, ts.looked = false, discovery, now
 	next = now.Add(gossipInterval)
-	busy := map[frame.PeerName]bool{}
+	busy, room := ts.busy()
 	for t := range ts.all {
-		if t.attempting && t.name != 0 {
-			busy[t.name] = true
+		switch {
+		case t.attempting || t.never || busy[t.name] || ts.has(t):
+		case !t.direct && (!discovery || len(t.candidates) == 0):
+		case t.tryAt.After(now):
+			next = earlier(next, t.tryAt)
+		default:
+			due = append(due, t)
 		}
 	}
-	for t := range ts.all {
-		if t.attempting || t.never || busy[t.name] || !t.direct && (!discovery || len(t.candidates) == 0) || ts.has(t) {
-			continue
+	// Configured ones first; of the others who has waited longest.
+	slices.SortStableFunc(due, func(a, b *target) int {
+		if a.direct != b.direct {
+			return cmp.Compare(btoi(b.direct), btoi(a.direct))
 		}
-		if t.tryAt.After(now) {
-			if t.tryAt.Before(next) {
-				next = t.tryAt
-			}
-			continue
+		return a.tryAt.Compare(b.tryAt)
+	})
+	due = slices.DeleteFunc(due, func(t *target) bool {
+		if busy[t.name] || !t.direct && room <= 0 {
+			return true // Finished asks again
+		}
+		if !t.direct {
+			room--
 		}
 		t.attempting = true
-		if t.name != 0 {
-			busy[t.name] = true
-		}
-		due = append(due, t)
-	}
+		busy[t.name] = t.name != 0
+		return false
+	})
+	ts.next = next
 	return due, next
 }
 
-// all walks the targets, direct ones first.
+// busy are the peers being dialled, and how many more discovered ones may be.
+func (ts *targets) busy() (names map[frame.PeerName]bool, room int) {
+	names, room = map[frame.PeerName]bool{}, maxAttempts
+	for t := range ts.all {
+		if !t.attempting {
+			continue
+		}
+		names[t.name] = t.name != 0
+		if !t.direct {
+			room--
+		}
+	}
+	return names, room
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// all walks the targets, direct ones first and in order.
 func (ts *targets) all(yield func(*target) bool) {
 	for _, t := range ts.direct {
 		if !yield(t) {
 			return
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(ts.found)) {
-		if !yield(ts.found[name]) {
+	for _, t := range ts.found {
+		if !yield(t) {
 			return
 		}
 	}
@@ -432,6 +499,7 @@ func (ts *targets) has(t *target) bool {
 
 // Finished notes how an attempt ended.
 func (ts *targets) Finished(t *target, err error, now time.Time) {
+	ts.changed = true
 	t.attempting, t.tried, t.cancel = false, true, nil
 	if err == nil || errors.Is(err, errDuplicate) {
 		t.err, t.wait = nil, retryFirst

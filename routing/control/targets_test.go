@@ -70,8 +70,9 @@ func TestRetryBacksOff(t *testing.T) {
 		if d < wait/2 || d >= wait/2+wait {
 			t.Fatalf("retry after %v, want %v to %v", d, wait/2, wait/2+wait)
 		}
-		again, next := ts.Due(now, true)
-		if len(again) != 0 || !next.Equal(due[0].tryAt) && !next.Equal(now.Add(gossipInterval)) {
+		later := now.Add(lookInterval)
+		again, next := ts.Due(later, true)
+		if len(again) != 0 || !next.Equal(due[0].tryAt) && !next.Equal(later.Add(gossipInterval)) {
 			t.Fatalf("asked again at once: %d due, next %v; want none before %v", len(again), next, due[0].tryAt)
 		}
 		now = due[0].tryAt
@@ -91,7 +92,7 @@ func TestSelfAndCollisionAreNotRetried(t *testing.T) {
 		if err := ts.AddDirect([]string{"10.0.0.1"}, now); err != nil {
 			t.Fatal(err)
 		}
-		if due, _ := ts.Due(now, true); len(due) != 1 {
+		if due, _ := ts.Due(now.Add(2*time.Hour), true); len(due) != 1 {
 			t.Errorf("%v: connect does not try again", err)
 		}
 	}
@@ -114,7 +115,7 @@ func TestConnectedTargetIsNotDialled(t *testing.T) {
 		t.Fatal("dialled while connected inbound")
 	}
 	ts.Connected(peerB, due[0], netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
-	later := now.Add(time.Minute)
+	later := now.Add(2 * time.Hour)
 	ts.Ended(peerB, now, errors.New("reset"), later)
 	if due, _ := ts.Due(later.Add(100*time.Millisecond), true); len(due) != 1 {
 		t.Fatalf("%d targets due after a session ended, want 1", len(due))
@@ -175,5 +176,28 @@ func TestSetDirectRefusesAllOrNothing(t *testing.T) {
 	}
 	if len(ts.direct) != 1 || ts.direct[0].spec != "10.0.0.1" {
 		t.Error("a refused list changed the targets")
+	}
+}
+
+// Peers that somebody invents are dialled a few at a time, and forgotten when the
+// topology forgets them; a peer that was met is tried on.
+func TestInventedPeersAreNotDialledForLong(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	met := ts.discovered(peerB, now)
+	met.candidates, met.met = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:6783")}, true
+	for i := range 1000 {
+		f := ts.discovered(frame.PeerName(0x1000+i), now)
+		f.candidates = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:6783")}
+	}
+	if due, _ := ts.Due(now.Add(politeness), true); len(due) != maxAttempts {
+		t.Errorf("%d peers are dialled at once, want %d", len(due), maxAttempts)
+	}
+	for i := range 1000 {
+		ts.Unreachable(frame.PeerName(0x1000+i), now)
+	}
+	ts.Unreachable(peerB, now)
+	if len(ts.found) != 1 || ts.found[peerB] == nil {
+		t.Errorf("%d targets are left, want the one that was met", len(ts.found))
 	}
 }
