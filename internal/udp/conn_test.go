@@ -295,6 +295,8 @@ func TestAllocations(t *testing.T) {
 			out = append(out, message(i, 1400, b.LocalAddr()))
 		}
 		in := buffers(MaxBatch)
+		watchdog := time.AfterFunc(time.Minute, func() { b.Close() }) // or a lost datagram would hang it
+		defer watchdog.Stop()
 		var df bool
 		got := testing.AllocsPerRun(200, func() {
 			df = !df
