@@ -1,0 +1,168 @@
+package sleeve
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/transport"
+	"meshd/transport/transporttest"
+)
+
+// deadline is how long real sockets may take on a busy machine.
+const deadline = 20 * time.Second
+
+// loopNode is one end on real sockets.
+type loopNode struct {
+	tr   *Transport
+	path transport.Path
+	got  chan frame.Packet
+	up   chan transport.State // the newest state; holds one
+}
+
+// newLoop connects two transports over the loopback device.
+func newLoop(t *testing.T, host string, key *[32]byte) (a, b *loopNode) {
+	t.Helper()
+	nodes := [2]*loopNode{}
+	for i, name := range []frame.PeerName{host1, host2} {
+		n := &loopNode{got: make(chan frame.Packet, 1<<16), up: make(chan transport.State, 1)}
+		tr, err := New(Config{Listen: net.JoinHostPort(host, "0"), Local: name, Deliver: n.take})
+		if err != nil {
+			t.Skipf("no socket on %s: %v", host, err)
+		}
+		n.tr, nodes[i] = tr, n
+	}
+	a, b = nodes[0], nodes[1]
+	addr := func(n *loopNode) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(host), n.tr.Port()) }
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		other := nodes[1-i]
+		s := session([]frame.PeerName{host1, host2}[i], key, i == 0)
+		s.Native, s.RemoteAddr = true, addr(other)
+		s.SendControl = func(tag byte, msg []byte) error {
+			other.path.HandleControl(tag, bytes.Clone(msg))
+			return nil
+		}
+		p, err := n.tr.Open(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.path = p
+	}
+	for _, n := range nodes {
+		wg.Go(func() {
+			if err := n.tr.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() { _ = n.path.Run(ctx, n.report) })
+	}
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return a, b
+}
+
+func (n *loopNode) take(batch []frame.Packet) {
+	for _, p := range batch {
+		p.Frame.Data = bytes.Clone(p.Frame.Data)
+		n.got <- p
+	}
+}
+
+func (n *loopNode) report(s transport.State) {
+	select {
+	case <-n.up:
+	default:
+	}
+	n.up <- s
+}
+
+// await waits for a state.
+func (n *loopNode) await(t *testing.T, what string, ok func(transport.State) bool) {
+	t.Helper()
+	over := time.After(deadline)
+	for {
+		select {
+		case s := <-n.up:
+			if ok(s) {
+				return
+			}
+		case <-over:
+			t.Fatalf("not within %v: %s", deadline, what)
+		}
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	for _, tt := range []struct {
+		host     string
+		key      *[32]byte
+		overhead int
+	}{{"127.0.0.1", nil, 62}, {"127.0.0.1", &[32]byte{1}, 86}, {"::1", nil, 82}, {"::1", &[32]byte{1}, 106}} {
+		t.Run(fmt.Sprintf("%s/sealed %v", tt.host, tt.key != nil), func(t *testing.T) {
+			a, b := newLoop(t, tt.host, tt.key)
+			for _, n := range []*loopNode{a, b} {
+				n.await(t, "up with the MTU of the loopback device", func(s transport.State) bool {
+					return s.Up && s.MTU == 65535-tt.overhead && s.RTT > 0
+				})
+			}
+			want := 0
+			for _, size := range []int{60, 1400, 9000, 40000, 65535 - tt.overhead} {
+				for i := range uint64(20) {
+					want++
+					pk := toHost2(transporttest.IPv4Frame(i, size, i%2 == 0))
+					if err := a.path.Send(pk); err != nil {
+						t.Fatal(err)
+					}
+					if err := a.path.Flush(); err != nil {
+						t.Fatal(err)
+					}
+					select {
+					case got := <-b.got:
+						if got.Src != pk.Src || got.Dst != pk.Dst || !bytes.Equal(got.Frame.Data, pk.Frame.Data) {
+							t.Fatalf("frame of %d bytes came as %d bytes", len(pk.Frame.Data), len(got.Frame.Data))
+						}
+					case <-time.After(deadline):
+						t.Fatalf("a frame with an IP packet of %d bytes did not come", size)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestListen(t *testing.T) {
+	tr, err := New(Config{Listen: ":0", Local: host1, Deliver: ignore})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	port := tr.Port()
+	if port == 0 || !tr.conns[0].LocalAddr().Addr().Is4() {
+		t.Errorf("listens on %v, want an IPv4 port", tr.conns[0].LocalAddr())
+	}
+	for _, c := range tr.conns {
+		if c.LocalAddr().Port() != port {
+			t.Errorf("listens on %v, want port %d", c.LocalAddr(), port)
+		}
+	}
+	if again, err := New(Config{Listen: fmt.Sprintf(":%d", port), Local: host1, Deliver: ignore}); err == nil {
+		again.Close()
+		t.Error("a second transport opened the same port")
+	}
+	if tr.conn(netip.MustParseAddrPort("192.0.2.1:1")) != tr.conns[0] {
+		t.Error("an IPv4 address does not go through the IPv4 socket")
+	}
+	if err := tr.Close(); err != nil {
+		t.Errorf("Close = %v", err)
+	}
+	if err := tr.Close(); err != nil {
+		t.Errorf("Close again = %v", err)
+	}
+}

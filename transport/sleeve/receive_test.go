@@ -1,0 +1,475 @@
+package sleeve
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+
+	"meshd/internal/encap"
+	"meshd/internal/frame"
+	"meshd/internal/udp"
+	"meshd/transport"
+	"meshd/transport/transporttest"
+)
+
+var (
+	farAddr   = netip.MustParseAddrPort("10.9.9.2:6783")
+	thirdAddr = netip.MustParseAddrPort("203.0.113.7:4711")
+)
+
+// bench is one reader with paths of host1 to host2, fed by hand.
+type bench struct {
+	t        *testing.T
+	tr       *Transport
+	r        *reader
+	stray    transport.Counters
+	got      []frame.Packet
+	controls []byte
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{t: t}
+	w, _ := newWire(t, transporttest.Link{MTU: 65535})
+	tr, err := New(Config{
+		Local: host1, Sockets: []PacketConn{w}, Stray: &b.stray,
+		Deliver: func(batch []frame.Packet) { b.got = append(b.got, batch...) },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.tr, b.r = tr, &reader{t: tr, conn: w} // without room to read, which is slow to make
+	return b
+}
+
+// path adds a running path with a connection UID.
+func (b *bench) path(uid uint64, key *[32]byte, native bool) *path {
+	s := session(host1, key, true)
+	s.UID, s.Native, s.RemoteAddr = uid, native, farAddr
+	s.SendControl = func(tag byte, _ []byte) error {
+		b.controls = append(b.controls, tag)
+		return nil
+	}
+	p := newPath(b.tr, s)
+	b.tr.add(p)
+	return p
+}
+
+// feed hands the reader one datagram.
+func (b *bench) feed(from netip.AddrPort, datagram []byte) {
+	b.r.datagram(datagram, from)
+	b.r.flush()
+}
+
+// plain makes a plain datagram of host2.
+func plain(frames ...[]byte) []byte {
+	d := encap.AppendSleeveName(nil, host2)
+	for _, f := range frames {
+		d = encap.AppendSleevePacket(d, host2, host1, f)
+	}
+	return d
+}
+
+func heartbeat(uid uint64) []byte { return plain(appendHeartbeat(nil, uid)) }
+
+// drops reads one reason's count.
+func drops(c *transport.Counters, why transport.Drop) uint64 { return c.Rx.Stats().Drops[why.String()] }
+
+func TestStray(t *testing.T) {
+	b := newBench(t)
+	b.feed(farAddr, nil)
+	b.feed(farAddr, []byte{1, 2, 3, 4, 5})
+	b.feed(farAddr, heartbeat(1))
+	if m, p := drops(&b.stray, transport.DropMalformed), drops(&b.stray, transport.DropPeer); m != 2 || p != 1 {
+		t.Errorf("%d malformed, %d of unknown peers, want 2 and 1", m, p)
+	}
+}
+
+// In plain mode data counts only from where a heartbeat with the right connection
+// UID came from last.
+func TestPlainSource(t *testing.T) {
+	b := newBench(t)
+	p := b.path(77, nil, false)
+	data := plain(transporttest.Frame(1, 100))
+	steps := []struct {
+		name     string
+		from     netip.AddrPort
+		datagram []byte
+		packets  int // delivered
+		drop     transport.Drop
+	}{
+		{"data before any heartbeat", farAddr, data, 0, transport.DropSource},
+		{"heartbeat of another connection", farAddr, heartbeat(76), 0, transport.DropSource},
+		{"heartbeat", farAddr, heartbeat(77), 0, 255},
+		{"data", farAddr, data, 1, 255},
+		{"data from a third address", thirdAddr, data, 0, transport.DropSource},
+		{"heartbeat of another connection from a third address", thirdAddr, heartbeat(78), 0, transport.DropSource},
+		{"test from a third address", thirdAddr, plain(make([]byte, 1000)), 0, transport.DropSource},
+		{"heartbeat with data from a third address", thirdAddr, plain(appendHeartbeat(nil, 77), transporttest.Frame(1, 60)), 0, transport.DropSource},
+		{"data still", farAddr, data, 1, 255},
+		{"heartbeat from a third address", thirdAddr, heartbeat(77), 0, 255},
+		{"data from there", thirdAddr, data, 1, 255},
+		{"data from the old address", farAddr, data, 0, transport.DropSource},
+		{"special frame of somebody else", thirdAddr, encap.AppendSleevePacket(encap.AppendSleeveName(nil, host2), 5, host1, make([]byte, 900)), 0, transport.DropPeer},
+		{"special frame to somebody else", thirdAddr, encap.AppendSleevePacket(encap.AppendSleeveName(nil, host2), host2, 5, make([]byte, 900)), 0, transport.DropPeer},
+		{"short frame", thirdAddr, plain(make([]byte, 13)), 0, transport.DropMalformed},
+		{"cut", thirdAddr, data[:len(data)-1], 0, transport.DropMalformed},
+		{"data and a rest", thirdAddr, append(plain(transporttest.Frame(1, 60)), 1, 2, 3), 1, transport.DropMalformed},
+		{"nothing but the name", thirdAddr, plain(), 0, 255},
+	}
+	for _, s := range steps {
+		b.got = nil
+		before := p.session.Counters.Rx.Stats().Drops
+		b.feed(s.from, s.datagram)
+		if len(b.got) != s.packets {
+			t.Errorf("%s: %d packets, want %d", s.name, len(b.got), s.packets)
+		}
+		for d := transport.DropNoPath; d <= transport.DropRate; d++ {
+			want := uint64(0)
+			if d == s.drop {
+				want = 1
+			}
+			if got := drops(p.session.Counters, d) - before[d.String()]; got != want {
+				t.Errorf("%s: %d drops for %v, want %d", s.name, got, d, want)
+			}
+		}
+	}
+	if string(b.controls) != "\x01" {
+		t.Errorf("control messages %v, want one: connection established", b.controls)
+	}
+}
+
+func TestAddressMovesAreRated(t *testing.T) {
+	for _, key := range []*[32]byte{nil, {9}} {
+		b := newBench(t)
+		p := b.path(77, key, false)
+		moved := 0
+		for i := range 100 {
+			from := netip.AddrPortFrom(thirdAddr.Addr(), uint16(1000+i))
+			p.special(b.r.now, specialHeartbeat, appendHeartbeat(nil, 77), from)
+			if p.addr == from {
+				moved++
+			}
+		}
+		if moved > movesAtOnce+1 || drops(p.session.Counters, transport.DropRate) != uint64(100-moved) {
+			t.Errorf("the address moved %d times at once, %d drops", moved, drops(p.session.Counters, transport.DropRate))
+		}
+	}
+}
+
+func TestAnswersAreRated(t *testing.T) {
+	b := newBench(t)
+	p := b.path(77, nil, true)
+	b.feed(farAddr, heartbeat(77))
+	b.controls = nil
+	for range 500 {
+		b.feed(farAddr, plain(make([]byte, 1000)))
+	}
+	if n := len(b.controls); n != answersPerSecond {
+		t.Errorf("500 tests at once got %d answers, want %d", n, answersPerSecond)
+	}
+	before := p.session.Counters.Tx.Stats().Datagrams
+	for i := range uint32(500) {
+		b.feed(farAddr, plain(probe{uid: 77, sequence: i}.append(nil, specialProbe)))
+	}
+	if n := p.session.Counters.Tx.Stats().Datagrams - before; n != repliesPerSecond {
+		t.Errorf("500 probes at once got %d replies, want %d", n, repliesPerSecond)
+	}
+}
+
+func TestSpecialFrames(t *testing.T) {
+	dirty := make([]byte, fragTestLen)
+	dirty[60000] = 1
+	pr := probe{uid: 77, sequence: 5, heard: 7}
+	tests := []struct {
+		name     string
+		native   bool
+		frame    []byte
+		controls string
+	}{
+		{"fragmentation test", false, zeros[:fragTestLen], "\x02"},
+		{"fragmentation test that is not zero", false, dirty, ""},
+		{"MTU test", false, make([]byte, 1452), "\x03"},
+		{"MTU test of nothing", false, make([]byte, 14), "\x03"},
+		{"MTU test with content", false, append(make([]byte, 14), 1, 2, 3), "\x03"},
+		{"probe of a stock router is an MTU test", false, pr.append(nil, specialProbe), "\x03"},
+		{"probe", true, pr.append(nil, specialProbe), ""},
+		{"reply to nothing", true, pr.append(nil, specialReply), ""},
+		{"probe of another connection", true, probe{uid: 78}.append(nil, specialProbe), ""},
+		{"heartbeat", false, appendHeartbeat(nil, 77), ""},
+		{"heartbeat of another connection", false, appendHeartbeat(nil, 78), ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBench(t)
+			b.path(77, nil, tt.native)
+			b.feed(farAddr, heartbeat(77))
+			b.controls = nil
+			b.feed(farAddr, plain(tt.frame))
+			if string(b.controls) != tt.controls {
+				t.Errorf("control messages %v, want %v", b.controls, []byte(tt.controls))
+			}
+			if len(b.got) != 0 {
+				t.Errorf("%d packets were delivered, want none", len(b.got))
+			}
+		})
+	}
+}
+
+// A probe tells when its sender last heard us.
+func TestProbeTellsThatWeAreHeard(t *testing.T) {
+	b := newBench(t)
+	p := b.path(77, nil, true)
+	b.r.now = time.Unix(9000, 0)
+	b.feed(farAddr, plain(probe{uid: 77, heard: neverHeard}.append(nil, specialProbe)))
+	if !p.life.reached.IsZero() {
+		t.Error("we are taken for heard although we never were")
+	}
+	b.feed(farAddr, plain(probe{uid: 77, heard: 300}.append(nil, specialProbe)))
+	if got, want := p.life.reached, b.r.now.Add(-300*time.Millisecond); !got.Equal(want) {
+		t.Errorf("last heard at %v, want %v", got, want)
+	}
+}
+
+func TestMTUAnswer(t *testing.T) {
+	b := newBench(t)
+	p := b.path(77, &[32]byte{1}, false)
+	var answers []int
+	p.session.SendControl = func(tag byte, msg []byte) error {
+		if tag != tagMTU || len(msg) != 2 {
+			t.Errorf("answer %d %x", tag, msg)
+			return nil
+		}
+		answers = append(answers, int(binary.BigEndian.Uint16(msg)))
+		return nil
+	}
+	for _, c := range []int{0, 7, 9, 552, 1438, 9000, 59986, 59988, 65000} {
+		p.special(b.r.now, classify(zeros[:c+frame.HeaderLen], false), zeros[:c+frame.HeaderLen], farAddr)
+		if got := answers[len(answers)-1]; got != c {
+			t.Errorf("answer to a test of %d = %d", c, got)
+		}
+	}
+}
+
+// sealed makes a datagram of host2 under a key.
+func sealed(s *encap.SleeveSeal, frames ...[]byte) []byte {
+	return s.Seal(nil, host2, plain(frames...)[encap.SleeveNameLen:], true)
+}
+
+// Datagrams of several connections find the path whose key opens them.
+func TestIncarnations(t *testing.T) {
+	b := newBench(t)
+	var paths []*path
+	var seals []*encap.SleeveSeal
+	for i := range maxIncarnations + 1 {
+		key := &[32]byte{byte(i + 1)}
+		paths = append(paths, b.path(uint64(i), key, true))
+		seals = append(seals, encap.NewSleeveSeal(key, false))
+	}
+	for i, s := range seals {
+		b.got = nil
+		b.feed(farAddr, sealed(s, transporttest.Frame(1, 100)))
+		evicted := i == 0
+		if got := len(b.got); (got == 0) != evicted {
+			t.Errorf("%d packets of connection %d", got, i)
+		}
+		if got := paths[i].session.Counters.Rx.Stats().Frames; (got == 0) != evicted {
+			t.Errorf("connection %d counts %d frames", i, got)
+		}
+		select {
+		case <-paths[i].evicted:
+			if !evicted {
+				t.Errorf("path %d was evicted", i)
+			}
+		default:
+			if evicted {
+				t.Error("the oldest of too many paths was not evicted")
+			}
+		}
+	}
+	newest := paths[len(paths)-1]
+	if got := drops(newest.session.Counters, transport.DropAuth); got != 1 {
+		t.Errorf("%d datagrams did not open, want 1", got)
+	}
+	again := sealed(seals[2], transporttest.Frame(1, 100))
+	b.feed(farAddr, again)
+	b.feed(farAddr, again)
+	if got := drops(newest.session.Counters, transport.DropReplay); got != 1 {
+		t.Errorf("%d datagrams were replayed, want 1", got)
+	}
+	for _, p := range paths {
+		b.tr.remove(p)
+	}
+	if n := len(*b.tr.paths.Load()); n != 0 {
+		t.Errorf("%d neighbours left after the last path was removed", n)
+	}
+}
+
+// Two plain connections of one neighbour are told apart by UID and address.
+func TestPlainIncarnations(t *testing.T) {
+	b := newBench(t)
+	old, fresh := b.path(1, nil, true), b.path(2, nil, true)
+	b.feed(farAddr, heartbeat(1))
+	b.feed(farAddr, plain(transporttest.Frame(1, 100)))
+	if got := old.session.Counters.Rx.Stats().Frames; got != 1 {
+		t.Errorf("the old connection counts %d frames, want 1", got)
+	}
+	b.feed(thirdAddr, heartbeat(2))
+	if a, c := old.addr, fresh.addr; a != farAddr || c != thirdAddr {
+		t.Errorf("addresses %v, %v, want %v, %v", a, c, farAddr, thirdAddr)
+	}
+	b.feed(farAddr, heartbeat(2))
+	b.feed(farAddr, plain(transporttest.Frame(1, 100)))
+	if got := fresh.session.Counters.Rx.Stats().Frames; got != 1 {
+		t.Errorf("the new connection counts %d frames, want 1", got)
+	}
+}
+
+// A sealed and a plain connection may exist at a time, when a password was set.
+func TestSealedAndPlain(t *testing.T) {
+	b := newBench(t)
+	b.path(1, nil, true)
+	key := &[32]byte{3}
+	p := b.path(2, key, true)
+	b.feed(farAddr, heartbeat(1))
+	b.feed(farAddr, plain(transporttest.Frame(1, 100)))
+	b.feed(thirdAddr, sealed(encap.NewSleeveSeal(key, false), transporttest.Frame(2, 100)))
+	if len(b.got) != 2 || p.session.Counters.Rx.Stats().Frames != 1 {
+		t.Errorf("%d packets, %d of them sealed, want 2 and 1", len(b.got), p.session.Counters.Rx.Stats().Frames)
+	}
+}
+
+// A datagram full of tiny packets is delivered in parts.
+func TestDeliverInParts(t *testing.T) {
+	b := newBench(t)
+	b.path(77, nil, false)
+	b.feed(farAddr, heartbeat(77))
+	largest := 0
+	packets := 0
+	b.tr.deliver = func(batch []frame.Packet) {
+		largest = max(largest, len(batch))
+		packets += len(batch)
+	}
+	d := encap.AppendSleeveName(nil, host2)
+	per := 0
+	for tiny := transporttest.Frame(1, 14); len(d)+28 <= encap.MaxDatagram; per++ {
+		d = encap.AppendSleevePacket(d, host2, host1, tiny)
+	}
+	n := &null{}
+	for range udp.MaxBatch {
+		n.batch = append(n.batch, udp.Message{Buf: d, N: len(d), Addr: farAddr})
+	}
+	if err := newReader(b.tr, n).read(); err != nil {
+		t.Fatal(err)
+	}
+	if packets != per*udp.MaxBatch || largest > deliverMax+per {
+		t.Errorf("%d packets in parts of up to %d, want %d in parts of at most %d", packets, largest, per*udp.MaxBatch, deliverMax+per)
+	}
+}
+
+// readBatch is a batch of datagrams as a busy path receives it, sealed anew each
+// time where there is a key.
+func readBatch(n *null, seal *encap.SleeveSeal, inner []byte) {
+	for i := range n.batch {
+		m := &n.batch[i]
+		if seal != nil {
+			m.Buf = seal.Seal(m.Buf[:0], host2, inner, true)
+		} else {
+			m.Buf = append(encap.AppendSleeveName(m.Buf[:0], host2), inner...)
+		}
+		m.N = len(m.Buf)
+	}
+}
+
+func newReadBench(tb testing.TB, key *[32]byte) (r *reader, n *null, refill func()) {
+	tr, err := New(Config{Local: host1, Deliver: ignore, Sockets: []PacketConn{&null{}}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p := newPath(tr, session(host1, key, true))
+	tr.add(p)
+	p.from.Store(&farAddr)
+	n = &null{}
+	for range udp.MaxBatch {
+		n.batch = append(n.batch, udp.Message{Buf: make([]byte, 0, 2000), Addr: farAddr})
+	}
+	var seal *encap.SleeveSeal
+	if key != nil {
+		seal = encap.NewSleeveSeal(key, false)
+	}
+	inner := plain(transporttest.IPv4Frame(1, 1300, true), transporttest.IPv4Frame(2, 60, true))[encap.SleeveNameLen:]
+	return newReader(tr, n), n, func() { readBatch(n, seal, inner) }
+}
+
+func TestReceiveDoesNotAllocate(t *testing.T) {
+	for _, key := range []*[32]byte{nil, {1}} {
+		r, _, refill := newReadBench(t, key)
+		allocs := testing.AllocsPerRun(100, func() {
+			refill()
+			if err := r.read(); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if allocs != 0 {
+			t.Errorf("sealed %v: %v allocations for a batch, want 0", key != nil, allocs)
+		}
+	}
+}
+
+func BenchmarkReceive(b *testing.B) {
+	for _, bm := range []struct {
+		name string
+		key  *[32]byte
+	}{{"plain", nil}, {"sealed", &[32]byte{1}}} {
+		b.Run(bm.name, func(b *testing.B) {
+			r, n, refill := newReadBench(b, bm.key)
+			b.ReportAllocs()
+			b.SetBytes(int64(len(n.batch)) * 1360)
+			for b.Loop() {
+				if bm.key != nil {
+					b.StopTimer()
+				}
+				refill() // a datagram opens only once
+				b.StartTimer()
+				if err := r.read(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// FuzzDatagram feeds a plain and a sealed path whatever comes, from the
+// neighbour's address, and under the seal.
+func FuzzDatagram(f *testing.F) {
+	f.Add([]byte{})
+	f.Add(heartbeat(77)[6:])
+	f.Add(plain(zeros[:fragTestLen])[6:])
+	f.Add(plain(transporttest.Frame(1, 100), probe{uid: 77}.append(nil, specialProbe), nil)[6:])
+	f.Add(plain(probe{uid: 77, sequence: 1 << 31, heard: neverHeard}.append(nil, specialReply))[6:])
+	f.Add(plain(tagged(transporttest.IPv4Frame(1, 60, true), 2))[6:])
+	f.Fuzz(func(t *testing.T, inner []byte) {
+		b := newBench(t)
+		key := &[32]byte{1}
+		p := b.path(77, nil, true)
+		q := b.path(78, key, true)
+		p.from.Store(&farAddr)
+		b.tr.deliver = func(batch []frame.Packet) {
+			for _, pk := range batch {
+				if len(pk.Frame.Data) < frame.HeaderLen || classify(pk.Frame.Data, true) != notSpecial {
+					t.Errorf("delivered %x", pk.Frame.Data)
+				}
+			}
+		}
+		b.feed(farAddr, append(plain(), inner...))
+		b.feed(thirdAddr, append(plain(), inner...))
+		b.feed(thirdAddr, inner)
+		seal := encap.NewSleeveSeal(key, false)
+		b.feed(thirdAddr, seal.Seal(nil, host2, inner, true))
+		for _, x := range []*path{p, q} {
+			x.HandleControl(byte(len(inner)), inner)
+			_ = x.Send(toHost2(inner))
+			_ = x.Flush()
+		}
+	})
+}
