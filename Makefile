@@ -1,0 +1,63 @@
+# Nothing needs to be set up first: what a target needs and the machine lacks is
+# installed by the target itself (Debian packages, as root).
+
+GO       ?= go
+PKG      ?= ./...
+FUZZTIME ?= 10s
+BENCH    ?= .
+MESHD_SOAK ?= 30m
+
+# A clone that git does not trust (another owner) cannot be stamped.
+BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
+export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
+
+# What staticcheck looks for: bugs, simplifications, unused code, error texts.
+CHECKS := SA*,S1*,U1000,ST1005,ST1008,ST1012,ST1017,ST1019
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test race fuzz bench integration soak lint check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build ./meshd, a static binary
+	@.ci/need $(GO) certificates
+	CGO_ENABLED=0 $(GO) build -trimpath -o meshd ./cmd/meshd
+
+demo: build ## show a mesh of three hosts in network namespaces (root)
+	./meshd demo
+
+test: ## run all tests (root: those in network namespaces too)
+	@.ci/need $(GO) certificates nft?
+	$(GO) test -timeout 15m $(PKG)
+
+race: ## run all tests with the race detector
+	@.ci/need $(GO) certificates gcc nft?
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(PKG)
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@.ci/need $(GO) certificates
+	GO="$(GO)" .ci/fuzz $(FUZZTIME) $(PKG)
+
+bench: ## run the benchmarks that match BENCH (all)
+	@.ci/need $(GO) certificates
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+integration: ## run whole daemons in network namespaces (root)
+	@.ci/need $(GO) certificates nft?
+	$(GO) test -count=1 -timeout 20m ./integration/...
+
+soak: ## harm a mesh for MESHD_SOAK (30m) and see that nothing leaks (root)
+	@.ci/need $(GO) certificates nft?
+	MESHD_SOAK=$(MESHD_SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./integration/...
+
+lint: ## check format, vet and staticcheck
+	@.ci/need $(GO) certificates
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck -checks '$(CHECKS)' ./...
+
+check: test lint ## what CI runs
+
+clean: ## remove what was built
+	rm -f meshd
