@@ -125,6 +125,7 @@ func (s *soak) restartOne(h *host) {
 
 func (s *soak) endOne(h *host) {
 	s.Logf("%s: end in order", h.NickName)
+	h.ready() // before that the signal might find no handler
 	h.down()
 	s.harmed[h] = h.again
 }

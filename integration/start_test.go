@@ -72,6 +72,9 @@ func TestStartRefused(t *testing.T) {
 		{"name of the port taken", func(w *world, h *host) {
 			w.must(w.lan("other").Plug(h.Host, "meshd0"))
 		}, []string{"meshd0", "veth"}},
+		{"name of the port is another program's TAP", func(w *world, h *host) {
+			w.must(h.Host.AddTap("meshd0", "somebody else's"))
+		}, []string{"meshd0", "taken"}},
 		{"socket is a file", func(w *world, h *host) {
 			w.must(os.WriteFile(h.Socket(), []byte("precious"), 0o644))
 		}, []string{"api.sock", "not a socket"}},
@@ -129,8 +132,8 @@ func TestTakeover(t *testing.T) {
 		conn.Close()
 		t.Error("somebody listens on the killed daemon's socket")
 	}
-	// Some programs make TAP devices that stay: as if ours had.
-	w.must(a.Host.AddTap("meshd0"))
+	// As if our TAP had outlived us; it bears our mark.
+	w.must(a.Host.AddTap("meshd0", "meshd"))
 	a.again()
 	a.ready()
 	w.joined(hosts...)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ const (
 	endTime = 10 * time.Second
 	// logTail is how many log lines of each daemon a failed test shows.
 	logTail = 60
+	// stuckTail is how many lines of goroutines a stuck daemon shows.
+	stuckTail = 600
 )
 
 // world is a test's own network. All its methods end the test on a fault.
@@ -57,6 +60,7 @@ func (w *world) close() {
 	if w.Failed() {
 		for _, h := range w.hosts {
 			w.Logf("log of %s:\n\t%s", h.NickName, strings.Join(h.Tail(logTail), "\n\t"))
+			w.showStuck(h)
 		}
 	}
 	if err := w.lab.Close(); err != nil {
@@ -65,6 +69,26 @@ func (w *world) close() {
 	if left := w.lab.Leftovers(); len(left) > 0 {
 		w.Errorf("left behind: %v", left)
 	}
+}
+
+// showStuck shows the goroutines of a daemon that does not answer any more.
+func (w *world) showStuck(h *host) {
+	proc, err := h.Process()
+	if err != nil {
+		return // it has ended, or was never started
+	}
+	h.Thaw()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	if _, err := h.Report(ctx); err == nil {
+		return
+	}
+	proc.Signal(syscall.SIGQUIT)
+	select {
+	case <-proc.Done():
+	case <-time.After(endTime):
+	}
+	w.Logf("%s did not answer; its goroutines:\n\t%s", h.NickName, strings.Join(h.Tail(stuckTail), "\n\t"))
 }
 
 // checkLogs looks for panics and data races.

@@ -32,7 +32,8 @@ type story struct {
 	say   printer
 	lab   *lab.Lab
 	hosts []*host
-	told  bool // to the end
+	told  bool      // to the end
+	began time.Time // the first daemon
 
 	before, during, after matrix // round trips and fetches between containers
 	outage                lab.PingStats

@@ -15,8 +15,12 @@ import (
 // pollTime is how often the daemons are asked while something is waited for.
 const pollTime = 50 * time.Millisecond
 
+// measureTime is how long the measuring of paths is waited for.
+const measureTime = 5 * time.Second
+
 // start starts the three daemons.
 func (s *story) start(ctx context.Context) error {
+	s.began = time.Now()
 	for _, h := range s.hosts {
 		if err := h.peer.Up(); err != nil {
 			return err
@@ -47,17 +51,16 @@ func (h *host) alive(ctx context.Context, check func(context.Context) error) err
 
 // form waits for the full mesh and tells of each path as it comes up.
 func (s *story) form(ctx context.Context) error {
-	begin := time.Now()
-	if err := s.watch(ctx, begin); err != nil {
+	if err := s.watch(ctx); err != nil {
 		return err
 	}
-	s.formed = time.Since(begin)
+	s.formed = time.Since(s.began)
 	s.say.ok("full mesh: weave02 and weave03 were told of " + first + " only and found each other")
 	return nil
 }
 
 // watch reports paths that come up until all peers are neighbours.
-func (s *story) watch(ctx context.Context, begin time.Time) error {
+func (s *story) watch(ctx context.Context) error {
 	seen := map[string]bool{}
 	return lab.Poll(ctx, pollTime, func() error {
 		var missing []error
@@ -75,7 +78,7 @@ func (s *story) watch(ctx context.Context, begin time.Time) error {
 				c, up := r.Active(b.name)
 				if up && !seen[pair] {
 					seen[pair] = true
-					s.say.text(fmt.Sprintf("%6.2f s  %s  over %s to %s", time.Since(begin).Seconds(), pair, c.Transport, c.Address))
+					s.say.text(fmt.Sprintf("%6.2f s  %s  over %s to %s", time.Since(s.began).Seconds(), pair, c.Transport, c.Address))
 				}
 			}
 		}
@@ -118,12 +121,33 @@ func (s *story) meet(ctx context.Context) (err error) {
 	return nil
 }
 
-// stats shows what an operator would see.
+// stats shows what an operator would see, once the paths have been measured.
 func (s *story) stats(ctx context.Context) error {
-	out, err := s.hosts[0].peer.Command(ctx, "transport", "stats")
+	shown := s.hosts[0].peer
+	limited, cancel := context.WithTimeout(ctx, measureTime)
+	defer cancel()
+	// Not measured yet is no fault of the mesh: it is shown as it is then.
+	_ = lab.Poll(limited, pollTime, func() error { return measured(ctx, shown) })
+	out, err := shown.Command(ctx, "transport", "stats")
 	if err != nil {
 		return err
 	}
 	s.say.text(strings.Split(strings.TrimRight(out, "\n"), "\n")...)
+	return nil
+}
+
+// measured is nil when each path in use has a round trip.
+func measured(ctx context.Context, p *peer.Peer) error {
+	r, err := p.Report(ctx)
+	if err != nil {
+		return err
+	}
+	for _, c := range r.Connections {
+		for _, path := range c.Paths {
+			if path.Active && path.RTT == nil {
+				return fmt.Errorf("the path to %s is not measured", c.NickName)
+			}
+		}
+	}
 	return nil
 }

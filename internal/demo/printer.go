@@ -3,6 +3,7 @@ package demo
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
@@ -39,7 +40,7 @@ func (p *printer) heading(s string) { fmt.Fprintf(p.out, "\n%s\n", p.paint(bold,
 // text writes indented lines.
 func (p *printer) text(lines ...string) {
 	for _, line := range lines {
-		fmt.Fprintf(p.out, "  %s\n", line)
+		fmt.Fprintln(p.out, strings.TrimRight("  "+line, " "))
 	}
 }
 

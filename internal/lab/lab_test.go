@@ -474,8 +474,8 @@ func TestPollReturnsTheLastError(t *testing.T) {
 		}
 		return fmt.Errorf("call %d", calls)
 	})
-	if err == nil || !strings.Contains(err.Error(), "call ") || !errors.Is(err, context.Canceled) {
-		t.Errorf("Poll = %v, want the last error and context.Canceled", err)
+	if err == nil || !strings.Contains(err.Error(), "call 2") || !errors.Is(err, context.Canceled) {
+		t.Errorf("Poll = %v, want the error of call 2 and context.Canceled", err)
 	}
 }
 

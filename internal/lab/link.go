@@ -36,14 +36,16 @@ func (n *Namespace) AddBridge(name string) error {
 }
 
 // AddTap adds a TAP device that nobody has open, as a killed program with a
-// persistent device leaves it.
-func (n *Namespace) AddTap(name string) error {
+// persistent device leaves it. The alias is text for people and programs.
+func (n *Namespace) AddTap(name, alias string) error {
 	tap := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: name}, Mode: netlink.TUNTAP_MODE_TAP}
 	err := n.Do(func() error { return netlink.LinkAdd(tap) })
 	if err != nil {
 		return fmt.Errorf("add TAP %s to %s: %w", name, n.Name, err)
 	}
-	return nil
+	return n.change("set alias "+alias, name, func(l netlink.Link) error {
+		return n.nl.LinkSetAlias(l, alias)
+	})
 }
 
 // Join puts an interface on a bridge.

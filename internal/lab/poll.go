@@ -15,10 +15,12 @@ func (f final) Unwrap() error { return f.error }
 func Final(err error) error { return final{err} }
 
 // Poll calls check until it returns nil or a Final error, pausing for every in
-// between. When ctx is done it returns what check returned last.
+// between. When ctx is done it returns what the last check returned that ended
+// before.
 func Poll(ctx context.Context, every time.Duration, check func() error) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var last error
 	for {
 		err := check()
 		if err == nil {
@@ -27,9 +29,13 @@ func Poll(ctx context.Context, every time.Duration, check func() error) error {
 		if _, ok := errors.AsType[final](err); ok {
 			return err
 		}
+		// A check that ctx has cut short says only that.
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(err, context.Cause(ctx))
+			return errors.Join(last, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
