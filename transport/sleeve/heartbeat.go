@@ -71,6 +71,7 @@ func (p *path) special(now time.Time, kind special, b []byte, from netip.AddrPor
 // contact notes a heartbeat or probe of this connection: where the neighbour is
 // now, and, the first time, that it reaches us.
 func (p *path) contact(now time.Time, from netip.AddrPort) {
+	p.alive(now)
 	p.mu.Lock()
 	was := p.addr
 	moved := p.followLocked(now, from)
@@ -100,7 +101,6 @@ func (p *path) followLocked(now time.Time, from netip.AddrPort) (moved bool) {
 			return false
 		}
 		p.addr, p.conn = from, p.t.conn(from)
-		p.heartbeatAt = now // at once, so that the neighbour learns of us too
 		p.stale.Store(true)
 		p.pmtu.Suspect(now)
 		p.tx.route(p.addr, p.conn, p.mtuLocked())

@@ -398,7 +398,7 @@ func (p *path) unseal(dst, datagram []byte) ([]byte, error) {
 }
 
 // alive notes that a valid datagram of the neighbour was read.
-func (p *path) alive(now time.Time) { p.heard.Store(int64(now.Sub(p.t.epoch))) }
+func (p *path) alive(now time.Time) { p.heard.Store(max(int64(now.Sub(p.t.epoch)), 1)) }
 
 // heardAt is when the last valid datagram was read; zero: none was.
 func (p *path) heardAt() time.Time {

@@ -17,7 +17,7 @@ const (
 // Times of path MTU discovery.
 const (
 	optimism     = time.Second            // how long the route's MTU is believed without any answer
-	answerSlip   = 200 * time.Millisecond // how long after the first answer the others are waited for
+	answerSlip   = 400 * time.Millisecond // for more answers after the first one: four tries of each
 	retryFirst   = 2 * time.Second        // after a round without any answer; doubled up to retryLast
 	retryLast    = time.Minute
 	raiseFirst   = 30 * time.Second // search upwards; doubled up to raiseLast

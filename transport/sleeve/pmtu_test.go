@@ -146,9 +146,9 @@ func TestPMTUIsLoweredSoon(t *testing.T) {
 	if got := s.m.MTU(); got != 1438 {
 		t.Fatalf("MTU at first = %d, want the route's 1438", got)
 	}
-	s.run(250 * time.Millisecond)
+	s.run(450 * time.Millisecond)
 	if got := s.m.MTU(); got != 1338 { // the rung 1400
-		t.Errorf("MTU 250 ms after the start = %d, want the largest answered 1338", got)
+		t.Errorf("MTU 450 ms after the start = %d, want the largest answered 1338", got)
 	}
 	s.largest = 0
 	s.run(20 * time.Second)

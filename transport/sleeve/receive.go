@@ -141,8 +141,9 @@ func (r *reader) unseal(p *path, b []byte) ([]byte, error) {
 	return opened[start:], nil
 }
 
-// packets takes the packets of a sealed datagram, which belong to p.
-func (r *reader) packets(p *path, b []byte, from netip.AddrPort) {
+// packets takes the packets of a datagram, which belong to p, and reports whether
+// one of them was good.
+func (r *reader) packets(p *path, b []byte, from netip.AddrPort) (good bool) {
 	rx := &p.session.Counters.Rx
 	packets := encap.NewSleeveReader(b)
 	var got load
@@ -159,7 +160,7 @@ func (r *reader) packets(p *path, b []byte, from netip.AddrPort) {
 			got.frames++
 			got.bytes += len(pk.Frame.Data)
 		default:
-			p.special(r.now, kind, pk.Frame.Data, from)
+			good = p.special(r.now, kind, pk.Frame.Data, from) || good
 		}
 	}
 	rx.AddDatagrams(1)
@@ -167,6 +168,7 @@ func (r *reader) packets(p *path, b []byte, from netip.AddrPort) {
 	if packets.Err() != nil {
 		rx.Drop(transport.DropMalformed, 1)
 	}
+	return good || got.frames > 0
 }
 
 // sort tells a packet's kind, and false where it is to be dropped, which it
@@ -191,16 +193,17 @@ func (r *reader) sort(p *path, pk frame.Packet) (special, bool) {
 // last (weave protocol, section 9.2).
 func (r *reader) plain(paths []*path, b []byte, from netip.AddrPort) {
 	if p := pathByUID(paths, b); p != nil {
-		if p.special(r.now, classify(b[encap.SleevePacketHeader:], p.session.Native), b[encap.SleevePacketHeader:], from) {
-			p.alive(r.now)
-		}
+		f := b[encap.SleevePacketHeader:]
+		p.special(r.now, classify(f, p.session.Native), f, from)
 		p.session.Counters.Rx.AddDatagrams(1)
 		return
 	}
 	for _, p := range paths {
 		if p.open == nil && p.confirmed(from) {
-			p.alive(r.now)
-			r.packets(p, b, from)
+			// What a restarted neighbour says at its old address is not good here.
+			if r.packets(p, b, from) {
+				p.alive(r.now)
+			}
 			return
 		}
 	}

@@ -325,6 +325,27 @@ func TestPlainIncarnations(t *testing.T) {
 	}
 }
 
+// A restarted neighbour that speaks from the same address, of another connection,
+// is no sign of life of this one.
+func TestPlainRestart(t *testing.T) {
+	b := newBench(t)
+	p := b.path(1, nil, true)
+	b.r.now = b.tr.epoch.Add(time.Second)
+	b.feed(farAddr, heartbeat(1))
+	heard := p.heardAt()
+	b.r.now = b.r.now.Add(time.Second)
+	for _, d := range [][]byte{heartbeat(2), plain(probe{uid: 2}.append(nil, specialProbe)), plain(make([]byte, 13)), plain()} {
+		b.feed(farAddr, d)
+		if got := p.heardAt(); !got.Equal(heard) {
+			t.Errorf("%x is taken for a sign of life", d)
+		}
+	}
+	b.feed(farAddr, plain(transporttest.Frame(1, 60)))
+	if got := p.heardAt(); !got.Equal(b.r.now) {
+		t.Errorf("last heard at %v, want %v", got, b.r.now)
+	}
+}
+
 // A sealed and a plain connection may exist at a time, when a password was set.
 func TestSealedAndPlain(t *testing.T) {
 	b := newBench(t)
@@ -442,6 +463,11 @@ func BenchmarkReceive(b *testing.B) {
 // FuzzDatagram feeds a plain and a sealed path whatever comes, from the
 // neighbour's address, and under the seal.
 func FuzzDatagram(f *testing.F) {
+	for _, d := range readJSON[[]capturedDatagram](f, "datagrams.json") {
+		if d.Key == "" {
+			f.Add(unhex(f, d.Payload)[6:])
+		}
+	}
 	f.Add([]byte{})
 	f.Add(heartbeat(77)[6:])
 	f.Add(plain(zeros[:fragTestLen])[6:])

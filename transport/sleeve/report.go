@@ -30,7 +30,7 @@ func (r *reporter) changed(now time.Time, s transport.State) bool {
 	}
 	old := r.last
 	old.RTT, old.Loss = s.RTT, s.Loss
-	return s != old || now.Sub(r.at) >= reportEvery
+	return s != old || r.last.RTT == 0 || now.Sub(r.at) >= reportEvery
 }
 
 // note logs what an operator cares about.

@@ -37,7 +37,7 @@ type capturedDatagram struct {
 	} `json:"frames"`
 }
 
-func readJSON[T any](t *testing.T, file string) (v T) {
+func readJSON[T any](t testing.TB, file string) (v T) {
 	t.Helper()
 	b, err := os.ReadFile("testdata/" + file)
 	if err != nil {
@@ -49,7 +49,7 @@ func readJSON[T any](t *testing.T, file string) (v T) {
 	return v
 }
 
-func unhex(t *testing.T, s string) []byte {
+func unhex(t testing.TB, s string) []byte {
 	t.Helper()
 	b, err := hex.DecodeString(s)
 	if err != nil {
