@@ -29,7 +29,12 @@ func (r *reporter) changed(now time.Time, s transport.State) bool {
 		return false
 	}
 	old := r.last
-	old.RTT, old.Loss = s.RTT, s.Loss
+	if old.RTT != 0 { // a first figure is told at once
+		old.RTT = s.RTT
+	}
+	if old.Loss >= 0 {
+		old.Loss = s.Loss
+	}
 	return s != old || r.last.RTT == 0 || now.Sub(r.at) >= reportEvery
 }
 
