@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 )
 
 // guard protects an HTTP API on TCP from web pages that the operator visits. A
@@ -28,7 +29,10 @@ func guard(next http.Handler) http.Handler {
 // hostIsAddress reports whether a Host header is an IP address or localhost,
 // with or without port.
 func hostIsAddress(host string) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
+	if h, port, err := net.SplitHostPort(host); err == nil {
+		if strings.Trim(port, "0123456789") != "" {
+			return false
+		}
 		host = h
 	} else if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
 		host = host[1 : len(host)-1]
@@ -36,8 +40,8 @@ func hostIsAddress(host string) bool {
 	if host == "localhost" {
 		return true
 	}
-	_, err := netip.ParseAddr(host)
-	return err == nil
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Zone() == ""
 }
 
 func crossSite(r *http.Request) bool {
