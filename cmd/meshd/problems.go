@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -93,13 +92,10 @@ func (f *findings) targets(s *Status) {
 
 // targetFault says why a target does not answer, "" if it does or may soon.
 func targetFault(s *Status, t *Target) string {
-	if t.Error != "" {
-		return t.Target + ": " + t.Error
-	}
 	var failed *Connection
 	for i := range s.Connections {
 		c := &s.Connections[i]
-		if !slices.Contains(t.Addresses, c.Address) {
+		if !leadsTo(t, c) {
 			continue
 		}
 		if c.live() || c.Error == "" || ourself(c) {
@@ -107,14 +103,28 @@ func targetFault(s *Status, t *Target) string {
 		}
 		failed = c
 	}
-	if failed == nil {
+	switch {
+	case failed == nil && t.Error == "":
 		return ""
+	case failed == nil:
+		return t.Target + ": " + t.Error
+	case t.Error != "":
+		return t.Target + ": " + t.Error + ", " + nextTry(failed, s.Now)
 	}
-	text := failed.Address
-	if host, _, err := net.SplitHostPort(failed.Address); t.Target != host && t.Target != failed.Address || err != nil {
-		text = t.Target + " (" + failed.Address + ")"
+	where := failed.Address
+	if t.Target != where && t.Target != hostOf(where) {
+		where = t.Target + " (" + where + ")"
 	}
-	return text + ": " + failed.Error + ", " + nextTry(failed, s.Now)
+	return where + ": " + failed.Error + ", " + nextTry(failed, s.Now)
+}
+
+// leadsTo reports whether a connection or attempt is one to a target. A target
+// that does not resolve is attempted under its name.
+func leadsTo(t *Target, c *Connection) bool {
+	if len(t.Addresses) > 0 {
+		return slices.Contains(t.Addresses, c.Address)
+	}
+	return t.Target == c.Address || t.Target == hostOf(c.Address)
 }
 
 // attempts reports the addresses that other peers know and we do not reach.
@@ -122,7 +132,7 @@ func (f *findings) attempts(s *Status) {
 	var texts []string
 	for i := range s.Connections {
 		c := &s.Connections[i]
-		if c.live() || c.Error == "" || ourself(c) || configured(s, c.Address) {
+		if c.live() || c.Error == "" || ourself(c) || configured(s, c) {
 			continue
 		}
 		texts = append(texts, c.Address+": "+c.Error+", "+nextTry(c, s.Now))
@@ -137,8 +147,8 @@ func (f *findings) attempts(s *Status) {
 // problem: hosts may share one list of targets.
 func ourself(c *Connection) bool { return c.Never && strings.Contains(c.Error, "ourself") }
 
-func configured(s *Status, address string) bool {
-	return slices.ContainsFunc(s.Targets, func(t Target) bool { return slices.Contains(t.Addresses, address) })
+func configured(s *Status, c *Connection) bool {
+	return slices.ContainsFunc(s.Targets, func(t Target) bool { return leadsTo(&t, c) })
 }
 
 func (f *findings) neighbours(s *Status) {

@@ -48,6 +48,13 @@ func TestProblems(t *testing.T) {
 				r.Mesh.Targets = append(r.Mesh.Targets, control.TargetSnapshot{Target: "nowhere", Err: "no such host"})
 			},
 			Error, "target-unreachable", "1 of 2 targets does not answer: nowhere: no such host"},
+		{"target by name that is attempted and does not resolve",
+			func(r *Report) {
+				attempt(r, "nowhere", "lookup nowhere: no such host", 3*time.Second)
+				r.Mesh.Targets[1].Addresses, r.Mesh.Targets[1].Err = nil, "no such host"
+				r.Mesh.Connections[2].Address = "nowhere:6783"
+			},
+			Error, "target-unreachable", "nowhere: no such host, next try in 3 s"},
 		{"target is never tried again",
 			func(r *Report) {
 				attempt(r, "10.0.0.9", "peer names collision", 0)
@@ -140,6 +147,11 @@ func TestNoProblems(t *testing.T) {
 			attempt(r, "10.0.0.9", "connection refused", 0)
 			r.Mesh.Targets[1].Addresses = append(r.Mesh.Targets[1].Addresses, addrs("10.142.130.17:6783")...)
 		}, "target-unreachable"},
+		{"a target that does not resolve is not a discovered one", func(r *Report) {
+			attempt(r, "nowhere", "no such host", 0)
+			r.Mesh.Targets[1].Addresses, r.Mesh.Targets[1].Err = nil, "no such host"
+			r.Mesh.Connections[2].Address = "nowhere:6783"
+		}, "discovered-unreachable"},
 		{"unknown loss", func(r *Report) { r.Mesh.Connections[0].Paths[0].State.Loss = -1 }, "loss"},
 		{"unknown MTU", func(r *Report) { r.Mesh.Connections[0].Paths[0].State.MTU = 0 }, "small-mtu"},
 		{"a second path that is down", func(r *Report) {

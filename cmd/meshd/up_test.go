@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -249,4 +251,62 @@ func addPort(t *testing.T, ns netns.NsHandle, bridge string) {
 	if err := h.LinkSetMaster(veth, br); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestUpWithWeaveAPI(t *testing.T) {
+	p := startUp(t, "--api-http", "127.0.0.1:6784")
+	h, err := netlink.NewHandleAt(p.ns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	lo, err := h.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.LinkSetUp(lo); err != nil {
+		t.Fatal(err)
+	}
+	for request, want := range map[string]string{
+		"GET /status HTTP/1.0\r\nHost: 127.0.0.1:6784\r\n\r\n":    "Name: 02:00:00:00:00:01(weave01)",
+		"GET /metrics HTTP/1.0\r\nHost: localhost:6784\r\n\r\n":   "\nmeshd_port_joined{bridge=\"weave\",device=\"meshd0\"} 1\n",
+		"GET /status HTTP/1.0\r\nHost: rebound.example\r\n\r\n":   "403 Forbidden",
+		"POST /v1/stop HTTP/1.0\r\nHost: 127.0.0.1:6784\r\n\r\n":  "404 Not Found",
+		"GET /v1/report HTTP/1.0\r\nHost: 127.0.0.1:6784\r\n\r\n": "404 Not Found",
+	} {
+		if got := p.tcpRequest(t, request); !strings.Contains(got, want) {
+			t.Errorf("%q answered\n%s\nwant %q", request, got, want)
+		}
+	}
+}
+
+// tcpRequest sends a request to the daemon's TCP API, from its namespace.
+func (p *upProcess) tcpRequest(t *testing.T, request string) string {
+	t.Helper()
+	type result struct {
+		answer []byte
+		err    error
+	}
+	done := make(chan result) // one send
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends in that namespace
+		var r result
+		defer func() { done <- r }()
+		if r.err = netns.Set(p.ns); r.err != nil {
+			return
+		}
+		var conn net.Conn
+		if conn, r.err = net.Dial("tcp4", "127.0.0.1:6784"); r.err != nil {
+			return
+		}
+		defer conn.Close()
+		if _, r.err = io.WriteString(conn, request); r.err == nil {
+			r.answer, r.err = io.ReadAll(conn)
+		}
+	}()
+	r := <-done
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	return string(r.answer)
 }
