@@ -70,6 +70,7 @@ func (a *Attachment) retireLocked(d time.Duration) {
 		for _, s := range a.slots {
 			s.cancel()
 		}
+		a.link.chooseLocked() // the ends of their Runs settle it
 		return
 	}
 	if a.retireIn != 0 && a.retireIn <= d {

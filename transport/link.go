@@ -13,6 +13,9 @@ import (
 // still read, for what the neighbour sent before it switched too.
 const lingerReplaced = 2 * time.Second
 
+// flushAgain is when a replaced path is flushed once more.
+const flushAgain = 10 * time.Millisecond
+
 // Link is all paths to one incarnation of one neighbour. Paths belong to it, not
 // to one session: when a session is lost and a path lives, frames go on over the
 // link while the session is made again. The new session brings fresh paths with
@@ -150,28 +153,26 @@ func (l *Link) remove(a *Attachment) {
 }
 
 // chooseLocked makes the best path the one that is used: of those that are up the
-// most preferred transport's, and of one transport the newest session's. Once the
-// newest session carries the link, the paths of older ones are retired. It
-// returns the path that was in use before, if it is another.
+// most preferred transport's, and of one transport the newest session's. Once a
+// path of the newest session carries the link, those of older ones are retired.
+// It returns the path that was in use before, if it is another.
 func (l *Link) chooseLocked() (replaced *slot) {
 	var best *slot
+	newest := false // best is one of the newest session
 	for i, a := range l.sessions { // newest first
-		up := false
 		for _, s := range a.slots {
-			if s.usable() {
-				up = true
-				if best == nil || s.rank < best.rank {
-					best = s
-				}
-			}
-		}
-		if up && i == 0 {
-			for _, older := range l.sessions[1:] {
-				older.retireLocked(lingerReplaced)
+			if s.usable() && (best == nil || s.rank < best.rank) {
+				best, newest = s, i == 0
 			}
 		}
 	}
-	if old := l.best.Swap(best); old != best {
+	old := l.best.Swap(best)
+	if newest {
+		for _, older := range l.sessions[1:] {
+			older.retireLocked(lingerReplaced)
+		}
+	}
+	if old != best {
 		return old
 	}
 	return nil
@@ -182,6 +183,8 @@ func (l *Link) chooseLocked() (replaced *slot) {
 func (l *Link) settle(replaced *slot) {
 	if replaced != nil {
 		_ = replaced.path.Flush() // it counts what it cannot send
+		// A Send that began before the change may have queued after this flush.
+		time.AfterFunc(flushAgain, func() { _ = replaced.path.Flush() })
 	}
 	l.changed()
 }

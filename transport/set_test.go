@@ -55,6 +55,12 @@ func (p *wirePath) Flush() error {
 	return nil
 }
 
+func (p *wirePath) counts() (sent, flushed int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sent, p.flushed
+}
+
 func (p *wirePath) HandleControl(tag byte, _ []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,12 +142,13 @@ func TestNewSessionTakesOverWithoutAGap(t *testing.T) {
 			t.Fatal("a new session to the same incarnation has another link")
 		}
 		l.Send(frame.Packet{})
-		if w.made[0].sent != 1 {
+		if sent, _ := w.made[0].counts(); sent != 1 {
 			t.Fatal("the old path did not carry the frame while the new one is not up")
 		}
 		w.report(1, true)
 		l.Send(frame.Packet{})
-		if w.made[1].sent != 1 || w.made[0].flushed == 0 {
+		sent, _ := w.made[1].counts()
+		if _, flushed := w.made[0].counts(); sent != 1 || flushed == 0 {
 			t.Fatal("the new path did not take over, or the old one was not flushed")
 		}
 		time.Sleep(lingerReplaced / 2)
@@ -203,6 +210,30 @@ func TestAttachmentEndsWhenItsLastPathFails(t *testing.T) {
 		synctest.Wait()
 		if !isDone(a) || a.Err() == nil || len(set.links) != 0 {
 			t.Fatalf("done %v, err %v, %d links; want done with both reasons and no link", isDone(a), a.Err(), len(set.links))
+		}
+	})
+}
+
+// A less preferred path of a new session does not take the better one of the old
+// session away.
+func TestWorsePathOfANewSessionDoesNotRetireABetterOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fast, slow := &wire{name: "fast"}, &wire{name: "slow"}
+		set := NewSet(func() {}, fast, slow)
+		old := attach(t, set, 1, "fast", "slow")
+		fast.report(0, true)
+		attach(t, set, 2, "fast", "slow")
+		slow.report(1, true)
+		time.Sleep(2 * lingerReplaced)
+		synctest.Wait()
+		if isDone(old) || old.Link().State().Transport != "fast" {
+			t.Fatalf("old session ended: %v, state %+v; want it alive and in use", isDone(old), old.Link().State())
+		}
+		fast.report(1, true)
+		time.Sleep(2 * lingerReplaced)
+		synctest.Wait()
+		if !isDone(old) || old.Link().State().Transport != "fast" {
+			t.Fatal("the old session lives on although the new one has all it had")
 		}
 	})
 }
