@@ -194,10 +194,14 @@ func (t *MACTable) Expire(now time.Time) int {
 	return t.remove(func(e *macEntry) bool { return e.seen.Load() <= before })
 }
 
-// Forget removes the entries of a peer that left the mesh and returns how many
-// there were.
-func (t *MACTable) Forget(peer frame.PeerName) int {
-	return t.remove(func(e *macEntry) bool { return e.peer == peer })
+// Forget removes the entries of peers that left the mesh and returns how many
+// there were. It looks through the table once, however many left.
+func (t *MACTable) Forget(peers ...frame.PeerName) int {
+	gone := make(map[frame.PeerName]bool, len(peers))
+	for _, p := range peers {
+		gone[p] = true
+	}
+	return t.remove(func(e *macEntry) bool { return gone[e.peer] })
 }
 
 // MACEntry is one entry, for status.

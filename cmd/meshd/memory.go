@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -18,13 +20,14 @@ import (
 type memory struct {
 	path string
 	log  *slog.Logger
+	next chan []control.Remembered // capacity 1: what to write; save replaces it, run takes it
 }
 
 // maxMemory bounds the file in bytes.
 const maxMemory = 1 << 20
 
 func newMemory(stateDir string, log *slog.Logger) memory {
-	return memory{path: filepath.Join(stateDir, "peers.json"), log: log}
+	return memory{path: filepath.Join(stateDir, "peers.json"), log: log, next: make(chan []control.Remembered, 1)}
 }
 
 // load reads what an earlier run left; nothing if there is none or it is damaged.
@@ -34,7 +37,10 @@ func (m memory) load() []control.Remembered {
 		return nil
 	}
 	var data []byte
-	if err == nil && info.Size() <= maxMemory {
+	if err == nil && info.Size() > maxMemory {
+		err = fmt.Errorf("larger than %d bytes", maxMemory)
+	}
+	if err == nil {
 		data, err = os.ReadFile(m.path)
 	}
 	var peers []control.Remembered
@@ -49,13 +55,31 @@ func (m memory) load() []control.Remembered {
 	return peers
 }
 
-// save writes the peers, whole or not at all.
+// save has the peers written soon. It does not wait for the disk; one goroutine
+// calls it.
 func (m memory) save(peers []control.Remembered) {
-	if err := m.write(peers); err != nil {
-		m.log.Warn("peers are not kept for a restart", "file", m.path, "err", err)
+	select {
+	case <-m.next: // older, and not written yet
+	default:
+	}
+	m.next <- peers
+}
+
+// run writes what save is given until ctx is done.
+func (m memory) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case peers := <-m.next:
+			if err := m.write(peers); err != nil {
+				m.log.Warn("peers are not kept for a restart", "file", m.path, "err", err)
+			}
+		}
 	}
 }
 
+// write replaces the file, whole or not at all.
 func (m memory) write(peers []control.Remembered) error {
 	data, err := json.Marshal(peers)
 	if err != nil {
@@ -65,7 +89,12 @@ func (m memory) write(peers []control.Remembered) error {
 		return err
 	}
 	next := m.path + ".new"
-	if err := os.WriteFile(next, data, 0o600); err != nil {
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(next, m.path)

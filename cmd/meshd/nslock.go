@@ -27,5 +27,6 @@ func lockNamespace() (io.Closer, error) {
 		pid = peerPID(c)
 		c.Close()
 	}
-	return nil, fmt.Errorf("another meshd%s runs in this network namespace: end it first (meshd down)", byPID(pid))
+	return nil, fmt.Errorf("another meshd%s runs in this network namespace (it holds the socket %s): end it first (meshd down)",
+		byPID(pid), namespaceLock)
 }

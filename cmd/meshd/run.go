@@ -89,7 +89,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
 		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: []control.Carrier{tcp},
 		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: forwarder.SetFIB,
-		ForgetMACs: func(p frame.PeerName) { macs.Forget(p) },
+		ForgetMACs: func(peers []frame.PeerName) { macs.Forget(peers...) },
 		Remembered: memory.load(), Remember: memory.save, Log: log,
 	})
 	if err != nil {
@@ -103,6 +103,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	g.Go(func() error { return d.mesh.Run(ctx) })
 	g.Go(func() error { return d.serve(ctx, api) })
 	g.Go(func() error { d.housekeep(ctx); return nil })
+	g.Go(func() error { memory.run(ctx); return nil })
 	log.Info("meshd is up", "name", name, "nickname", cfg.Nickname, "listen", cfg.Listen,
 		"bridge", port.BridgeName(), "device", port.Name(), "mtu", port.MTU(), "encrypted", cfg.Password != "")
 	if err := g.Wait(); err != nil {

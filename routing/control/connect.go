@@ -16,16 +16,18 @@ import (
 	"meshd/transport"
 )
 
+// dialStagger is the time between the starts of attempts at several addresses of
+// one target, RFC 8305 section 5.
+const dialStagger = 250 * time.Millisecond
+
 // userTimeout ends a session with a meshd peer that acknowledges nothing, long
 // before TCP gives up by itself.
 const userTimeout = 10 * time.Second
 
-// accept takes connections until ctx is done.
+// accept takes connections until ctx is done. Those that the gate does not let in
+// are closed at once, so that they keep no others waiting.
 func (m *Mesh) accept(ctx context.Context, c Carrier) {
 	for {
-		if err := m.gate.rate.Wait(ctx); err != nil {
-			return
-		}
 		stream, err := c.Accept(ctx)
 		if ctx.Err() != nil {
 			return
@@ -38,13 +40,13 @@ func (m *Mesh) accept(ctx context.Context, c Carrier) {
 			continue
 		}
 		from := addrPort(stream.RemoteAddr())
-		if !m.gate.enter(from.Addr()) {
+		if !m.gate.enter(from.Addr(), time.Now()) {
 			stream.Close()
 			continue
 		}
 		m.wg.Go(func() {
 			defer m.gate.leave(from.Addr())
-			if err := m.greet(ctx, stream, nil, nil); err != nil {
+			if err := m.greet(ctx, stream, nil, 0); err != nil {
 				m.noteRefused(from, err)
 			}
 		})
@@ -75,8 +77,8 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 		candidates := slices.Clone(t.candidates)
 		m.wg.Go(func() {
 			defer cancel()
-			err := m.attempt(ctx, t, candidates)
-			m.do(func() { m.targets.Finished(t, err, time.Now()) })
+			outcomes := m.attempt(ctx, t, candidates)
+			m.do(func() { m.targets.Finished(t, outcomes, time.Now()) })
 		})
 	}
 	return next
@@ -85,44 +87,32 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 // attempt tries all addresses of a target, each one's start a little after the
 // one before, until one becomes a session. Of t only what never changes is read
 // here.
-func (m *Mesh) attempt(ctx context.Context, t *target, candidates []netip.AddrPort) error {
+func (m *Mesh) attempt(ctx context.Context, t *target, candidates []netip.AddrPort) (out []outcome) {
 	addrs, err := m.addresses(ctx, t, candidates)
 	if err != nil {
-		return err
+		return []outcome{{err: err}}
 	}
 	m.do(func() { t.resolved = addrs })
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := make(chan error, len(addrs)) // one send for each attempt
+	results := make(chan outcome, len(addrs)) // one send for each attempt
 	for i, addr := range addrs {
 		m.wg.Go(func() {
-			if !pause(ctx, time.Duration(i)*250*time.Millisecond) {
-				results <- ctx.Err()
+			if !pause(ctx, time.Duration(i)*dialStagger) {
+				results <- outcome{addr, ctx.Err()}
 				return
 			}
-			results <- m.dial(ctx, t, addr)
+			results <- outcome{addr, m.dial(ctx, t, addr)}
 		})
 	}
-	var errs error
 	for range addrs {
-		err := <-results
-		if err == nil {
-			return nil
+		o := <-results
+		if o.err == nil || errors.Is(o.err, errDuplicate) {
+			return []outcome{o}
 		}
-		if !errors.Is(err, context.Canceled) {
-			errs = cmpError(errs, err)
-		}
+		out = append(out, o)
 	}
-	return errs
-}
-
-// cmpError keeps the error that says most: one of a handshake before one of a
-// connection that could not be made.
-func cmpError(a, b error) error {
-	if _, ok := errors.AsType[*dialError](a); ok || a == nil {
-		return b
-	}
-	return a
+	return out
 }
 
 // dialError says that no connection could be made at all.
@@ -183,9 +173,9 @@ func (m *Mesh) dial(ctx context.Context, t *target, addr netip.AddrPort) error {
 			errs = errors.Join(errs, err)
 			continue
 		}
-		var expect *frame.PeerName
+		var expect frame.PeerName
 		if !t.direct {
-			expect = &t.name
+			expect = t.name
 		}
 		return m.greet(ctx, stream, t, expect)
 	}
@@ -193,16 +183,13 @@ func (m *Mesh) dial(ctx context.Context, t *target, addr netip.AddrPort) error {
 }
 
 // greet shakes hands over a new stream and adds the session to the mesh. t is the
-// target that was dialled, nil for an accepted stream. The stream is closed when
-// there is an error.
-func (m *Mesh) greet(ctx context.Context, stream Stream, t *target, expect *frame.PeerName) (err error) {
-	s := &session{stream: stream, dialled: t != nil, target: t, expect: expect, addr: addrPort(stream.RemoteAddr()), out: newOutQueue()}
-	defer func() {
-		if err != nil {
-			stream.Close()
-		}
-	}()
+// target that was dialled, nil for an accepted stream; expect is the peer that
+// discovery says is there, 0 where any will do: another one is an error, though the
+// session is kept. After all other errors the stream is closed.
+func (m *Mesh) greet(ctx context.Context, stream Stream, t *target, expect frame.PeerName) (err error) {
+	s := &session{stream: stream, dialled: t != nil, target: t, addr: addrPort(stream.RemoteAddr()), out: newOutQueue()}
 	if err := s.shakeHands(ctx, m); err != nil {
+		stream.Close()
 		return err
 	}
 	s.ctx, s.cancel = context.WithCancelCause(m.ctx)
@@ -211,8 +198,13 @@ func (m *Mesh) greet(ctx context.Context, stream Stream, t *target, expect *fram
 	}
 	if err != nil {
 		s.cancel(err)
+		stream.Close()
+		return err
 	}
-	return err
+	if expect != 0 && expect != s.peer.Name { // welcome, but not who was looked for
+		return &strangerError{name: s.peer.Name, wanted: expect, addr: s.addr}
+	}
+	return nil
 }
 
 // shakeHands runs the handshake and fills in what it negotiated.

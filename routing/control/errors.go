@@ -31,15 +31,24 @@ func (e *collisionError) Error() string {
 	return fmt.Sprintf("peer name collision: %s (%s) has our own name %s; give one of the two hosts another `name`", e.addr, e.nick, e.name)
 }
 
-// strangerError says that an address learned from others belongs to a peer that
-// nobody told us of.
+// strangerError says that an address learned from others belongs to another peer.
 type strangerError struct {
-	name frame.PeerName
-	addr netip.AddrPort
+	name, wanted frame.PeerName
+	addr         netip.AddrPort
 }
 
 func (e *strangerError) Error() string {
-	return fmt.Sprintf("found unknown peer %s at the discovered address %s", e.name, e.addr)
+	return fmt.Sprintf("found peer %s at %s, where %s should be", e.name, e.addr, e.wanted)
+}
+
+// takenError says that two hosts have one peer name, the one connected already.
+type takenError struct {
+	name      frame.PeerName
+	addr, old netip.AddrPort
+}
+
+func (e *takenError) Error() string {
+	return fmt.Sprintf("two hosts have the peer name %s: %s, which is connected, and %s; give one of them another `name`", e.name, e.old, e.addr)
 }
 
 // limitError says that the connection limit is reached.
@@ -47,6 +56,12 @@ type limitError struct{ limit int }
 
 func (e *limitError) Error() string {
 	return fmt.Sprintf("the connection limit of %d is reached (connection_limit)", e.limit)
+}
+
+// isStranger reports whether another peer was found than the address was for.
+func isStranger(err error) bool {
+	_, stranger := errors.AsType[*strangerError](err)
+	return stranger
 }
 
 // permanent reports whether dialling again is pointless until somebody changes

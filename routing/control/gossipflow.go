@@ -13,34 +13,48 @@ import (
 // channelTopology is the channel that every router has.
 const channelTopology = "topology"
 
+// Bounds of one message of topology.
+const (
+	entriesPerMessage = 256  // entries
+	edgesPerMessage   = 8192 // connections in them
+)
+
 // takeGossip handles a message with tag 4, 5 or 6 in the session's goroutine: it
-// decodes there, and decides in the mesh's.
+// decodes there, and decides in the mesh's. An error ends the session. It is the
+// neighbour's fault only in what it wrote itself: stock routers relay tags 5 and 6
+// unread, so what is wrong in those is dropped.
 func (m *Mesh) takeGossip(s *session, tag byte, body []byte) error {
 	g, err := ParseGossip(tag, body)
+	own := tag == TagGossip || err == nil && g.Src == s.peer.Name
 	if err != nil {
-		return err
+		return m.blame(s, own, err)
 	}
 	if g.Channel != channelTopology {
 		m.do(func() { m.takeForeign(s, tag, g, body) })
 		return nil
 	}
 	if tag == TagGossipUnicast {
-		if g.Dst == m.cfg.Self.Name {
-			return errors.New("topology gossip as unicast")
-		}
-		m.do(func() { m.relayUnicast(g.Dst, body) })
-		return nil
+		return m.blame(s, own, errors.New("topology gossip as unicast"))
 	}
 	entries, err := DecodeTopology(g.Payload)
 	if err != nil {
-		return fmt.Errorf("topology gossip: %w", err)
+		return m.blame(s, own, fmt.Errorf("topology gossip: %w", err))
 	}
 	m.do(func() { m.takeTopology(s, tag, g, entries) })
 	return nil
 }
 
-// takeTopology merges what a neighbour tells and passes on what is new: weave
-// protocol section 3.3.
+// blame returns the error if it is the neighbour's own, and drops the message else.
+func (m *Mesh) blame(s *session, own bool, err error) error {
+	if own {
+		return err
+	}
+	m.log.Debug("relayed gossip dropped", "peer", s.peer.Name, "err", err)
+	return nil
+}
+
+// takeTopology merges what a neighbour tells and plans to pass on what is new:
+// weave protocol section 3.3.
 func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Peer) {
 	if _, live := m.sessions[s]; !live {
 		return
@@ -54,16 +68,38 @@ func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Pe
 		m.announce()
 	}
 	if tag == TagGossipBroadcast {
-		m.relayTopologyBroadcast(s, g.Src, res.All)
-	} else if len(res.Improved) > 0 {
-		m.gossipNames(res.Improved, s)
+		for _, next := range m.broadcastHops(g.Src, s) {
+			next.queueTopology(res.All)
+		}
 	}
-	if len(res.Improved) == 0 && !res.SelfChanged {
+	if len(res.Improved) == 0 {
 		return
 	}
-	m.targets.Discover(m.topo, time.Now())
+	for _, name := range res.Improved {
+		m.news[name] = s
+	}
+	plan(&m.due.news, max(0, time.Until(m.passedOn.Add(passOnDelay))))
+}
+
+// passOn passes on the entries that are new since the last time, each to the
+// neighbour subset without the neighbour that told it, and looks for new targets
+// and routes. A burst of gossip costs one round; a round that takes long, in a
+// large mesh, is followed by a longer pause.
+func (m *Mesh) passOn() {
+	begun := time.Now()
+	told := map[*session][]frame.PeerName{}
+	for name, from := range m.news {
+		told[from] = append(told[from], name)
+	}
+	clear(m.news)
+	for from, names := range told {
+		m.gossipNames(names, from)
+	}
+	m.targets.Discover(m.topo, begun)
 	plan(&m.due.routes, routesLater)
 	plan(&m.due.remember, announceAgain)
+	took := time.Since(begun)
+	m.passedOn = begun.Add(took + loadShare*took)
 }
 
 // gossipNames sends topology entries to the neighbours that section 3.5 picks,
@@ -72,6 +108,33 @@ func (m *Mesh) gossipNames(names []frame.PeerName, except *session) {
 	for _, s := range m.subset(except) {
 		s.queueTopology(names)
 	}
+}
+
+// entries are the topology's entries of names, those that are still there.
+func (m *Mesh) entries(names []frame.PeerName) []routing.Peer {
+	out := make([]routing.Peer, 0, len(names))
+	for _, name := range names {
+		if p, known := m.topo.Peer(name); known {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// topologyMessages encodes entries for tag 4, in as many messages as their size
+// asks for. Safe from any goroutine.
+func (m *Mesh) topologyMessages(entries []routing.Peer) (msgs []Message) {
+	for len(entries) > 0 {
+		n, edges := 0, 0
+		for n < min(len(entries), entriesPerMessage) && (n == 0 || edges+len(entries[n].Connections) <= edgesPerMessage) {
+			edges += len(entries[n].Connections)
+			n++
+		}
+		body := AppendGossip(TagGossip, Gossip{Channel: channelTopology, Src: m.cfg.Self.Name, Payload: EncodeTopology(entries[:n])})
+		msgs = append(msgs, Message{Tag: TagGossip, Body: body})
+		entries = entries[n:]
+	}
+	return msgs
 }
 
 // subset is the neighbour subset of section 3.5, without the source and without
@@ -90,15 +153,7 @@ func (m *Mesh) subset(except *session) []*session {
 	return out
 }
 
-// relayTopologyBroadcast passes topology that came with tag 6 on along the
-// originator's broadcast tree.
-func (m *Mesh) relayTopologyBroadcast(from *session, src frame.PeerName, names []frame.PeerName) {
-	for _, s := range m.broadcastHops(src, from) {
-		s.queueTopology(names)
-	}
-}
-
-// broadcastHops are the sessions to which a gossip broadcast of src is passed on.
+// broadcastHops are the sessions over which a gossip broadcast of src is passed on.
 func (m *Mesh) broadcastHops(src frame.PeerName, from *session) []*session {
 	var out []*session
 	for _, name := range m.topo.Broadcast(src, false) {
@@ -126,9 +181,6 @@ func (m *Mesh) takeForeign(s *session, tag byte, g Gossip, body []byte) {
 	if _, live := m.sessions[s]; !live {
 		return
 	}
-	if !m.surrogates.use(g.Channel, time.Now()) {
-		return
-	}
 	switch tag {
 	case TagGossipUnicast:
 		if g.Dst != m.cfg.Self.Name {
@@ -139,8 +191,8 @@ func (m *Mesh) takeForeign(s *session, tag byte, g Gossip, body []byte) {
 			return
 		}
 		msg := Message{Tag: tag, Body: slices.Clone(body)}
-		for _, hop := range m.broadcastHops(g.Src, s) {
-			hop.out.pushGossip(msg)
+		for _, next := range m.broadcastHops(g.Src, s) {
+			next.out.pushGossip(msg)
 		}
 	case TagGossip:
 		if !m.surrogates.fresh(g.Channel, g.Payload, time.Now()) {
@@ -148,8 +200,8 @@ func (m *Mesh) takeForeign(s *session, tag byte, g Gossip, body []byte) {
 		}
 		g.Src = m.cfg.Self.Name
 		msg := Message{Tag: tag, Body: AppendGossip(tag, g)}
-		for _, hop := range m.subset(s) {
-			hop.out.pushGossip(msg)
+		for _, next := range m.subset(s) {
+			next.out.pushGossip(msg)
 		}
 	}
 }
@@ -158,6 +210,7 @@ func (m *Mesh) takeForeign(s *session, tag byte, g Gossip, body []byte) {
 func (m *Mesh) gossipAll() {
 	m.due.gossip = time.Now().Add(gossipInterval)
 	m.topo.Reclaim()
+	m.targets.Expire(time.Now())
 	m.gossipNames(m.allNames(), nil)
 }
 

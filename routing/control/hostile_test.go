@@ -81,7 +81,7 @@ func TestHostileMessages(t *testing.T) {
 		{"overlay control for an overlay beyond", TagOverlay, []byte{9, 1}, true},
 		{"gossip that is no gob", TagGossip, []byte("not gob"), true},
 		{"gossip without a body", TagGossip, nil, true},
-		{"broadcast that is no gob", TagGossipBroadcast, bytes.Repeat([]byte{0xff}, 100), true},
+		{"broadcast that is no gob", TagGossipBroadcast, bytes.Repeat([]byte{0xff}, 100), false},
 		{"topology that is no gob", TagGossip, topology([]byte{0xfe, 0xff, 0xff, 0xff}), true},
 		{"topology gob cut short", TagGossip, topology(EncodeTopology([]routing.Peer{{Name: 9, UID: 1}})[:30]), true},
 		{"gob bomb", TagGossip, topology([]byte{0xf8, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01}), true},
@@ -195,20 +195,98 @@ func TestIdleConnections(t *testing.T) {
 
 func TestGateBoundsOneSource(t *testing.T) {
 	g := newGate()
+	now := time.Unix(1000, 0)
 	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	for range maxPerSource {
-		if !g.enter(a) {
+		if !g.enter(a, now) {
 			t.Fatal("refused below the bound")
 		}
 	}
-	if g.enter(a) {
+	if g.enter(a, now) {
 		t.Error("one address has more than its share")
 	}
-	if !g.enter(b) {
+	if !g.enter(b, now) {
 		t.Error("one address keeps another out")
 	}
 	g.leave(a)
-	if !g.enter(a) {
+	if !g.enter(a, now) {
 		t.Error("a place that was given back is not free")
+	}
+	for range 1000 {
+		g.leave(b)
+		g.enter(b, now)
+	}
+	if g.sources[b].open > 1 || g.enter(b, now) {
+		t.Error("one address shakes hands without end")
+	}
+	if x, y := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"); network(x) != network(y) {
+		t.Error("two addresses of one IPv6 host count as two")
+	}
+}
+
+func TestGateForgetsSources(t *testing.T) {
+	g := newGate()
+	now := time.Unix(1000, 0)
+	for i := range 3 * maxSources {
+		a := netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		if g.enter(a, now) {
+			g.leave(a)
+		}
+		now = now.Add(time.Millisecond)
+	}
+	if len(g.sources) > maxSources {
+		t.Errorf("%d addresses are known, want at most %d", len(g.sources), maxSources)
+	}
+}
+
+// What a neighbour only relays is not its fault.
+func TestRelayedNonsenseEndsNoSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a, b := w.start(1), w.start(2, to("10.0.0.1"))
+		defer a.stop()
+		defer b.stop()
+		fullMesh(t, 5*time.Second, a, b)
+		s := w.dialAs(t, a, "10.0.0.10", 0x02000000000a)
+		defer s.Close()
+		for _, dst := range []frame.PeerName{a.name, b.name} {
+			s.gossip(t, TagGossipUnicast, Gossip{Channel: channelTopology, Src: 0x02000000000e, Dst: dst, Payload: []byte("x")})
+		}
+		s.gossip(t, TagGossipBroadcast, Gossip{Channel: channelTopology, Src: 0x02000000000e, Payload: []byte("x")})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if !s.connected(t, a) || a.snapshot(t).Terminations+b.snapshot(t).Terminations != 0 {
+			t.Error("a session ended for what its peer only passed on")
+		}
+	})
+}
+
+// A stranger who takes the name of a peer that is connected does not get its place.
+func TestNameOfAConnectedPeerIsNotTaken(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a, b := w.start(1), w.start(2, to("10.0.0.1"))
+		defer a.stop()
+		defer b.stop()
+		fullMesh(t, 5*time.Second, a, b)
+		s := w.dialAs(t, a, "10.0.0.10", b.name)
+		defer s.Close()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		fullMesh(t, 0, a, b)
+		if got := a.snapshot(t).Terminations; got != 0 {
+			t.Errorf("%d connections ended", got)
+		}
+	})
+}
+
+// A channel that nobody used for long makes room for one in use.
+func TestJunkChannelsDoNotKeepOthersOut(t *testing.T) {
+	su := newSurrogates()
+	now := time.Unix(1000, 0)
+	for i := range 10 * maxSurrogates {
+		su.fresh(fmt.Sprint("junk-", i), []byte{1}, now.Add(time.Duration(i)*time.Millisecond))
+	}
+	later := now.Add(time.Minute)
+	if !su.fresh("nameserver", []byte{1}, later) || su.fresh("nameserver", []byte{1}, later) {
+		t.Error("want the first payload fresh and its repetition not")
 	}
 }

@@ -14,11 +14,13 @@ import (
 )
 
 // memNet is a network of streams in memory. Hosts have one address and one
-// listening port; pairs of hosts can be cut.
+// listening port. Between hosts that are cut off from each other bytes wait until
+// the cut is healed.
 type memNet struct {
 	mu    sync.Mutex
 	hosts map[netip.Addr]*memCarrier
 	cut   map[[2]netip.Addr]bool
+	pipes []*memConn // the dialling ends of all streams ever
 	port  uint16
 }
 
@@ -51,6 +53,12 @@ func (n *memNet) setCut(a, b string, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[[2]netip.Addr{x, y}], n.cut[[2]netip.Addr{y, x}] = cut, cut
+	for _, p := range n.pipes {
+		if l, r := p.local.Addr(), p.remote.Addr(); l == x && r == y || l == y && r == x {
+			p.in.hold(cut)
+			p.out.hold(cut)
+		}
+	}
 }
 
 func (c *memCarrier) Accept(ctx context.Context) (Stream, error) {
@@ -79,6 +87,9 @@ func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, err
 		return nil, syscall.ECONNREFUSED
 	}
 	a, b := memPipe(from, addr)
+	c.net.mu.Lock()
+	c.net.pipes = append(c.net.pipes, a)
+	c.net.mu.Unlock()
 	select {
 	case peer.in <- b:
 		return a, nil
@@ -99,7 +110,9 @@ type half struct {
 	mu       sync.Mutex
 	wake     *sync.Cond
 	buf      []byte
+	held     bool // cut: nothing arrives, the end of the stream neither
 	closed   bool
+	gone     bool // the reading end itself is closed
 	deadline time.Time
 	timer    *time.Timer
 }
@@ -115,11 +128,13 @@ func (h *half) read(b []byte) (int, error) {
 	defer h.mu.Unlock()
 	for {
 		switch {
-		case len(h.buf) > 0:
+		case h.gone:
+			return 0, net.ErrClosed
+		case !h.held && len(h.buf) > 0:
 			n := copy(b, h.buf)
 			h.buf = h.buf[n:]
 			return n, nil
-		case h.closed:
+		case !h.held && h.closed:
 			return 0, io.EOF
 		case !h.deadline.IsZero() && !time.Now().Before(h.deadline):
 			return 0, os.ErrDeadlineExceeded
@@ -131,7 +146,7 @@ func (h *half) read(b []byte) (int, error) {
 func (h *half) write(b []byte) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.closed && !h.held {
 		return 0, syscall.EPIPE
 	}
 	if len(h.buf)+len(b) > 64<<20 {
@@ -142,10 +157,19 @@ func (h *half) write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (h *half) close() {
+func (h *half) hold(held bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = held
+	h.wake.Broadcast()
+}
+
+// close ends the half from its writing end, or with reading from its other one.
+func (h *half) close(reading bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed = true
+	h.gone = h.gone || reading
 	if h.timer != nil {
 		h.timer.Stop()
 	}
@@ -173,7 +197,7 @@ type memConn struct {
 
 func (c *memConn) Read(b []byte) (int, error)  { return c.in.read(b) }
 func (c *memConn) Write(b []byte) (int, error) { return c.out.write(b) }
-func (c *memConn) Close() error                { c.in.close(); c.out.close(); return nil }
+func (c *memConn) Close() error                { c.in.close(true); c.out.close(false); return nil }
 func (c *memConn) LocalAddr() net.Addr         { return net.TCPAddrFromAddrPort(c.local) }
 func (c *memConn) RemoteAddr() net.Addr        { return net.TCPAddrFromAddrPort(c.remote) }
 

@@ -16,18 +16,16 @@ import (
 // Times of the control plane. What stock routers must see is by the weave
 // protocol, appendix B; the rest is ours.
 const (
-	gossipInterval  = 30 * time.Second       // complete topology to some neighbours
-	announceAgain   = time.Second            // own entry once more, for what crossed the first
-	announceDelay   = 100 * time.Millisecond // a new neighbour to all others
-	collectDelay    = time.Second            // from a topology update to garbage collection
-	routesSoon      = 5 * time.Millisecond   // recalculation after a loss
-	routesLater     = 50 * time.Millisecond  // recalculation after anything else
-	linkLinger      = 10 * time.Second       // a link without a session, design section 5
-	opsQueue        = 64                     // operations that wait for the mesh's goroutine
-	maxHandshakes   = 256                    // at once, accepted ones
-	maxPerSource    = 16                     // of them from one address
-	acceptBurst     = 20
-	acceptPerSecond = 20
+	gossipInterval = 30 * time.Second       // complete topology to some neighbours
+	announceAgain  = time.Second            // own entry once more, for what crossed the first
+	announceDelay  = 100 * time.Millisecond // a new neighbour to all others
+	collectDelay   = time.Second            // from a topology update to garbage collection
+	routesSoon     = 5 * time.Millisecond   // recalculation after a loss
+	routesLater    = 50 * time.Millisecond  // recalculation after anything else
+	passOnDelay    = 50 * time.Millisecond  // between two rounds of passing gossip on
+	loadShare      = 4                      // a round that took t is followed by a pause of 4t
+	linkLinger     = 10 * time.Second       // a link without a session, design section 5
+	opsQueue       = 64                     // operations that wait for the mesh's goroutine
 )
 
 // Settings are what can change while the mesh runs.
@@ -54,10 +52,11 @@ type Config struct {
 	Refuse func(netip.Addr) string
 	// PublishFIB takes each new set of routes. It must not block.
 	PublishFIB func(*routing.FIB)
-	// ForgetMACs is told of each peer that left the mesh.
-	ForgetMACs func(frame.PeerName)
+	// ForgetMACs is told which peers left the mesh.
+	ForgetMACs func([]frame.PeerName)
 	// Remembered are peers of an earlier run to try at once, Remember is told
-	// whenever those to try after a crash change. Both may be nil.
+	// whenever those to try after a crash change, and must not block. Both may be
+	// nil.
 	Remembered []Remembered
 	Remember   func([]Remembered)
 	Log        *slog.Logger
@@ -85,14 +84,15 @@ type Mesh struct {
 	targets    *targets
 	ended      uint64 // connections that ended
 	refusals   refusals
-	fib        *routing.FIB // as published
+	fib        *routing.FIB                // as published
+	news       map[frame.PeerName]*session // entries to pass on, and who told them
+	passedOn   time.Time                   // when the last round of it was over
 	due        schedule
-	stopping   bool
 }
 
 // schedule is what the mesh does next by itself; the zero time means not planned.
 type schedule struct {
-	routes, collect, gossip, announce, again, remember time.Time
+	routes, collect, gossip, news, announce, again, remember time.Time
 }
 
 // New makes a mesh. It starts nothing. The error names a peer of the settings that
@@ -109,6 +109,7 @@ func New(cfg Config) (*Mesh, error) {
 		sessions:   map[*session]struct{}{},
 		surrogates: newSurrogates(),
 		refusals:   refusals{},
+		news:       map[frame.PeerName]*session{},
 	}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	if m.cfg.Resolve == nil {
@@ -143,7 +144,6 @@ func (m *Mesh) Run(ctx context.Context) error {
 	m.due.gossip = time.Now().Add(gossipInterval)
 	m.publishRoutes()
 	m.loop(ctx)
-	m.stopping = true
 	for s := range m.sessions {
 		s.close(errStopping) // its writer says goodbye
 	}
@@ -173,13 +173,14 @@ func (m *Mesh) loop(ctx context.Context) {
 // tick does what is due and returns when to come back.
 func (m *Mesh) tick(now time.Time) time.Time {
 	m.doDue(&m.due.collect, now, m.collect)
+	m.doDue(&m.due.news, now, m.passOn)
 	m.doDue(&m.due.routes, now, m.publishRoutes)
 	m.doDue(&m.due.announce, now, m.announce)
 	m.doDue(&m.due.again, now, m.announce)
 	m.doDue(&m.due.gossip, now, m.gossipAll)
 	m.doDue(&m.due.remember, now, m.remember)
 	next := m.dialDue(now)
-	for _, at := range []time.Time{m.due.collect, m.due.routes, m.due.announce, m.due.again, m.due.gossip, m.due.remember} {
+	for _, at := range []time.Time{m.due.collect, m.due.routes, m.due.news, m.due.announce, m.due.again, m.due.gossip, m.due.remember} {
 		if !at.IsZero() && at.Before(next) {
 			next = at
 		}
@@ -202,7 +203,7 @@ func plan(at *time.Time, d time.Duration) {
 }
 
 // do runs op in the mesh's goroutine and waits for it. It reports false when the
-// mesh has ended, and op did not run.
+// mesh has ended; whether op has run is not known then.
 func (m *Mesh) do(op func()) bool {
 	done := make(chan struct{})
 	select {
@@ -234,12 +235,15 @@ func (m *Mesh) collect() {
 	if selfChanged {
 		m.announce()
 	}
-	for _, name := range gone {
-		m.log.Info("peer left the mesh", "peer", name)
-		m.cfg.ForgetMACs(name)
-		m.targets.Unreachable(name, time.Now())
-		plan(&m.due.routes, routesSoon)
+	if len(gone) == 0 {
+		return
 	}
+	m.log.Info("peers left the mesh", "peers", len(gone), "first", gone[0])
+	m.cfg.ForgetMACs(gone)
+	for _, name := range gone {
+		m.targets.Left(name, time.Now())
+	}
+	plan(&m.due.routes, routesSoon)
 }
 
 // lookAtLinks brings the topology in line with what the links say.
@@ -265,6 +269,6 @@ func (m *Mesh) lookAtLinks() {
 			plan(&m.due.routes, 0)
 			m.announce()
 		}
-		plan(&m.due.again, announceAgain)
+		m.due.again = time.Now().Add(announceAgain)
 	}
 }

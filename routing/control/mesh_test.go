@@ -149,10 +149,10 @@ func (w *world) start(i int, change ...func(*Config)) *node {
 			defer n.mu.Unlock()
 			n.fib = f
 		},
-		ForgetMACs: func(p frame.PeerName) {
+		ForgetMACs: func(peers []frame.PeerName) {
 			n.mu.Lock()
 			defer n.mu.Unlock()
-			n.forgot = append(n.forgot, p)
+			n.forgot = append(n.forgot, peers...)
 		},
 		Log: slog.New(slog.DiscardHandler),
 	}
@@ -338,9 +338,7 @@ func TestRelayAndItsDeath(t *testing.T) {
 			return slices.Contains(a.reached(), d.name) && slices.Contains(d.reached(), a.name)
 		}
 		eventually(t, 10*time.Second, "1 reaches 4 over a relay", reachable)
-		if via := a.via(d.name); via != r.name {
-			t.Fatalf("1 reaches 4 via %s, want the lower relay %s", via, r.name)
-		}
+		eventually(t, 5*time.Second, "1 reaches 4 via the lower relay", func() bool { return a.via(d.name) == r.name })
 		r.stop()
 		eventually(t, 3*time.Second, "1 reaches 4 over the other relay", func() bool {
 			return reachable() && a.via(d.name) == q.name && d.via(a.name) == q.name
@@ -359,18 +357,67 @@ func TestPartitionHealsWithoutASeed(t *testing.T) {
 		a.stop()
 		w.net.setCut(b.host, c.host, true)
 		w.air.setCut(b.name, c.name, true)
-		for _, n := range []*node{b, c} { // the streams break too
-			n.mesh.do(func() {
-				for s := range n.mesh.sessions {
-					s.close(errors.New("reset"))
-				}
-			})
-		}
 		eventually(t, time.Minute, "2 and 3 lost each other", func() bool { return len(b.reached())+len(c.reached()) == 0 })
 		time.Sleep(5 * time.Minute)
 		w.net.setCut(b.host, c.host, false)
 		w.air.setCut(b.name, c.name, false)
 		fullMesh(t, time.Minute, b, c)
+	})
+}
+
+// A neighbour that falls silent without a word is given up, and taken back.
+func TestSilentNeighbour(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a, b := w.start(1), w.start(2, to("10.0.0.1"))
+		defer a.stop()
+		defer b.stop()
+		fullMesh(t, 5*time.Second, a, b)
+		w.net.setCut(a.host, b.host, true)
+		w.air.setCut(a.name, b.name, true)
+		eventually(t, time.Second, "no frames are sent into the cut", func() bool { return len(a.reached())+len(b.reached()) == 0 })
+		eventually(t, nativeSilence+5*time.Second, "the sessions are given up", func() bool {
+			return a.snapshot(t).Terminations > 0 && b.snapshot(t).Terminations > 0
+		})
+		w.net.setCut(a.host, b.host, false)
+		w.air.setCut(a.name, b.name, false)
+		fullMesh(t, retryCap*2, a, b)
+	})
+}
+
+// A cut that is shorter than a session's patience costs no session.
+func TestShortCutKeepsTheSession(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a, b := w.start(1), w.start(2, to("10.0.0.1"))
+		defer a.stop()
+		defer b.stop()
+		fullMesh(t, 5*time.Second, a, b)
+		w.net.setCut(a.host, b.host, true)
+		time.Sleep(nativeSilence - 2*nativeHeartbeat)
+		w.net.setCut(a.host, b.host, false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		fullMesh(t, 0, a, b)
+		if got := a.snapshot(t).Terminations; got != 0 {
+			t.Errorf("%d sessions ended", got)
+		}
+	})
+}
+
+// Two peers that both know of each other settle on one connection also where one
+// is at its connection limit: the other one backs off.
+func TestLimitIsNoStorm(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.start(1, func(c *Config) { c.Settings.ConnLimit = 1 })
+		b := w.start(2, to("10.0.0.1"))
+		c := w.start(3, to("10.0.0.1"), func(c *Config) { c.Settings.Discovery = false })
+		defer a.stop()
+		defer b.stop()
+		defer c.stop()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if got := b.snapshot(t).Terminations + c.snapshot(t).Terminations; got > 60 {
+			t.Errorf("%d sessions came and went in 5 min", got)
+		}
 	})
 }
 

@@ -84,6 +84,13 @@ func (q *outQueue) takeMessages() []Message {
 	return out
 }
 
+// lost is how many messages found the queue full.
+func (q *outQueue) lost() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.dropped
+}
+
 // takeNames empties the set of topology entries.
 func (q *outQueue) takeNames() []frame.PeerName {
 	q.mu.Lock()

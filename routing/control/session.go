@@ -28,8 +28,8 @@ const (
 	leaveTimeout    = 300 * time.Millisecond
 	rxBytesPerSec   = 4 << 20 // what one neighbour may send in the long run
 	rxBurst         = 24 << 20
-	entriesPerMsg   = 256  // topology entries in one message
-	edgesPerMsg     = 8192 // connections in them
+	rxPerMessage    = 4 << 10 // what a message costs beside its bytes
+	silenceLook     = time.Second
 )
 
 // TagLeave is the tag of a goodbye, which only meshd peers that announced the
@@ -48,9 +48,8 @@ type session struct {
 	stream  net.Conn
 	conn    *Conn
 	dialled bool
-	target  *target         // dialled: what for; nil for accepted ones
-	expect  *frame.PeerName // dialled by discovery: the peer that should be there
-	addr    netip.AddrPort  // the other end
+	target  *target        // dialled: what for; nil for accepted ones
+	addr    netip.AddrPort // the other end
 	peer    transport.Peer
 	uid     uint64 // connection UID
 	native  bool
@@ -107,6 +106,11 @@ func (s *session) start(m *Mesh) {
 		m.do(func() { m.endSession(s, errors.Join(errNoPath, s.att.Err())) })
 	})
 	m.wg.Go(func() {
+		// What blocks in the stream ends with the session.
+		defer context.AfterFunc(s.ctx, func() {
+			_ = s.stream.SetReadDeadline(time.Unix(1, 0))
+			_ = s.stream.SetWriteDeadline(time.Now().Add(leaveTimeout))
+		})()
 		err := s.write(m)
 		s.stream.Close()
 		m.do(func() { m.endSession(s, err) })
@@ -127,8 +131,11 @@ func (s *session) silent() bool {
 	if s.native {
 		limit = nativeSilence / 2
 	}
-	return time.Since(time.Unix(0, s.heard.Load())) > limit
+	return s.quiet() > limit
 }
+
+// quiet is for how long nothing was heard.
+func (s *session) quiet() time.Duration { return time.Since(time.Unix(0, s.heard.Load())) }
 
 func (s *session) silence() time.Duration {
 	if s.native {
@@ -138,35 +145,26 @@ func (s *session) silence() time.Duration {
 }
 
 // read handles what the neighbour sends until the connection or session ends,
-// and says why it did.
+// and says why it did. It sets no deadline: after a freeze of our own it must get
+// at what waits before anybody judges the neighbour's silence.
 func (s *session) read(m *Mesh) error {
 	limit := rate.NewLimiter(rxBytesPerSec, rxBurst)
 	for {
-		if err := s.stream.SetReadDeadline(time.Now().Add(s.silence())); err != nil {
-			return err
-		}
 		tag, body, err := s.conn.ReadMessage()
 		if s.ctx.Err() != nil {
 			return context.Cause(s.ctx)
 		}
 		if err != nil {
-			return readError(err, s.silence())
+			return err
 		}
 		s.heard.Store(time.Now().UnixNano())
-		if err := limit.WaitN(s.ctx, len(body)+1); err != nil {
+		if err := limit.WaitN(s.ctx, len(body)+rxPerMessage); err != nil {
 			return context.Cause(s.ctx)
 		}
 		if err := s.handle(m, tag, body); err != nil {
 			return err
 		}
 	}
-}
-
-func readError(err error, silence time.Duration) error {
-	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
-		return fmt.Errorf("nothing heard on the control connection for %v", silence)
-	}
-	return err
 }
 
 // handle takes one message, weave protocol section 2. An error ends the session.
@@ -183,20 +181,23 @@ func (s *session) handle(m *Mesh, tag byte, body []byte) error {
 		return s.att.HandleControl(int(body[0]), body[1], body[2:])
 	case tag >= TagGossip && tag <= TagGossipBroadcast:
 		return m.takeGossip(s, tag, body)
-	case tag == TagLeave && s.native:
+	case tag == TagLeave && s.conn.Features.Can(AbilityLeave):
 		return errLeft
 	}
 	return nil // unknown tags are ignored, section 2
 }
 
-// write sends what is queued, and heartbeats, until the session ends.
+// write sends what is queued, and heartbeats, and listens for silence, until the
+// session ends.
 func (s *session) write(m *Mesh) error {
 	interval := stockHeartbeat
 	if s.native {
 		interval = nativeHeartbeat
 	}
-	heartbeat := time.NewTicker(interval)
+	heartbeat, look := time.NewTicker(interval), time.NewTicker(silenceLook)
 	defer heartbeat.Stop()
+	defer look.Stop()
+	silent := 0 // looks in a row that found the neighbour silent
 	for {
 		var err error
 		select {
@@ -206,6 +207,13 @@ func (s *session) write(m *Mesh) error {
 			err = s.send(Message{Tag: TagHeartbeat})
 		case <-s.out.ready:
 			err = s.sendQueued(m)
+		case <-look.C:
+			// Believed at the second look: before the first one we may have been frozen.
+			if silent++; s.quiet() <= s.silence() {
+				silent = 0
+			} else if silent > 1 {
+				return fmt.Errorf("nothing heard on the control connection for %v", s.silence())
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("write to peer: %w", err)
@@ -222,9 +230,9 @@ func (s *session) sendQueued(m *Mesh) error {
 	if len(names) == 0 {
 		return nil
 	}
-	var msgs []Message
-	m.do(func() { msgs = m.topologyMessages(names) })
-	return s.send(msgs...)
+	var entries []routing.Peer
+	m.do(func() { entries = m.entries(names) })
+	return s.send(m.topologyMessages(entries)...)
 }
 
 func (s *session) send(msgs ...Message) error {
@@ -233,6 +241,9 @@ func (s *session) send(msgs ...Message) error {
 	}
 	if err := s.stream.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
+	}
+	if s.ctx.Err() != nil { // its deadline is not ours to put off
+		return context.Cause(s.ctx)
 	}
 	return s.conn.WriteMessages(msgs)
 }
@@ -244,35 +255,6 @@ func (s *session) sayGoodbye(why error) error {
 		_ = s.conn.WriteMessage(TagLeave, nil) // the connection ends either way
 	}
 	return why
-}
-
-// topologyMessages encodes entries for tag 4, in as many messages as their size
-// asks for.
-func (m *Mesh) topologyMessages(names []frame.PeerName) []Message {
-	var (
-		msgs    []Message
-		entries []routing.Peer
-		edges   int
-	)
-	flush := func() {
-		if len(entries) > 0 {
-			body := AppendGossip(TagGossip, Gossip{Channel: channelTopology, Src: m.cfg.Self.Name, Payload: EncodeTopology(entries)})
-			msgs = append(msgs, Message{Tag: TagGossip, Body: body})
-		}
-		entries, edges = entries[:0], 0
-	}
-	for _, name := range names {
-		p, known := m.topo.Peer(name)
-		if !known {
-			continue
-		}
-		if len(entries) >= entriesPerMsg || edges+len(p.Connections) > edgesPerMsg {
-			flush()
-		}
-		entries, edges = append(entries, p), edges+len(p.Connections)
-	}
-	flush()
-	return msgs
 }
 
 // addrPort is the address of a stream's end; the zero AddrPort where the carrier

@@ -16,7 +16,7 @@ var ErrStopped = errors.New("the mesh is not running")
 // Snapshot reads the mesh's state. Safe from any goroutine while Run runs.
 func (m *Mesh) Snapshot() (s Snapshot, err error) {
 	var fib *routing.FIB
-	if !m.do(func() { s, fib = m.snapshot(time.Now()), m.fib }) {
+	if !m.do(func() { s, fib = m.snapshot(), m.fib }) {
 		return s, ErrStopped
 	}
 	// Outside of the mesh's goroutine: with thousands of peers it takes a while.
@@ -55,11 +55,11 @@ func (m *Mesh) Forget(peers []string) (err error) {
 	return err
 }
 
-// Apply changes the settings of a running mesh. Those of the handshake concern
-// new connections.
+// Apply changes the settings of a running mesh. Targets that Connect added or
+// Forget removed stay as they are, those of the handshake concern new connections.
 func (m *Mesh) Apply(set Settings) (err error) {
 	if !m.do(func() {
-		if err = m.targets.SetDirect(set.Peers, time.Now()); err == nil {
+		if err = m.targets.ChangeDirect(m.set.Peers, set.Peers, time.Now()); err == nil {
 			m.set = set
 		}
 	}) {
@@ -75,7 +75,7 @@ func (m *Mesh) remember() {
 	}
 }
 
-func (m *Mesh) snapshot(now time.Time) Snapshot {
+func (m *Mesh) snapshot() Snapshot {
 	s := Snapshot{
 		Self:        m.peerSnapshot(m.topo.Self()),
 		MinProtocol: m.set.MinProtocol, MaxProtocol: MaxProtocol,
@@ -92,7 +92,7 @@ func (m *Mesh) snapshot(now time.Time) Snapshot {
 	}
 	var found []ConnectionSnapshot
 	for t := range m.targets.all {
-		c, show := m.attemptSnapshot(t, now)
+		c, show := m.attemptSnapshot(t)
 		if t.direct {
 			s.Targets = append(s.Targets, targetSnapshot(t))
 		}
@@ -153,7 +153,7 @@ func targetSnapshot(t *target) TargetSnapshot {
 
 // attemptSnapshot shows a target that is not connected. One that was only
 // remembered and is not being tried is not shown.
-func (m *Mesh) attemptSnapshot(t *target, now time.Time) (ConnectionSnapshot, bool) {
+func (m *Mesh) attemptSnapshot(t *target) (ConnectionSnapshot, bool) {
 	_, inTopology := m.topo.Peer(t.name)
 	switch {
 	case m.targets.has(t):
@@ -161,7 +161,7 @@ func (m *Mesh) attemptSnapshot(t *target, now time.Time) (ConnectionSnapshot, bo
 	case !t.direct && (!m.set.Discovery || !inTopology):
 		return ConnectionSnapshot{}, false
 	}
-	c := ConnectionSnapshot{Address: t.address(), Outbound: true, State: t.state(now), Never: t.never}
+	c := ConnectionSnapshot{Address: t.address(), Outbound: true, State: t.state(), Never: t.never}
 	if t.err != nil {
 		c.Err = t.err.Error()
 	}

@@ -8,7 +8,6 @@ import (
 // Bounds of what is kept for channels that are not ours.
 const (
 	maxSurrogates   = 64
-	surrogateIdle   = 10 * time.Minute
 	maxPayloads     = 4096             // remembered per channel
 	payloadLifetime = 30 * time.Second // how long an identical gossip is held back
 )
@@ -27,35 +26,36 @@ type surrogate struct {
 
 func newSurrogates() *surrogates { return &surrogates{channels: map[string]*surrogate{}} }
 
-// use makes sure that there is a stand-in for the channel. It reports false when
-// there are too many in use: then the message is dropped.
-func (t *surrogates) use(channel string, now time.Time) bool {
-	if c := t.channels[channel]; c != nil {
-		c.used = now
-		return true
+// channel finds or makes the stand-in for a channel. Of too many the one that was
+// used least recently goes.
+func (su *surrogates) channel(name string, now time.Time) *surrogate {
+	c := su.channels[name]
+	if c == nil {
+		if len(su.channels) >= maxSurrogates {
+			su.dropOldest()
+		}
+		c = &surrogate{seen: map[[sha256.Size]byte]time.Time{}}
+		su.channels[name] = c
 	}
-	if len(t.channels) >= maxSurrogates && !t.dropIdle(now) {
-		return false
-	}
-	t.channels[channel] = &surrogate{used: now, seen: map[[sha256.Size]byte]time.Time{}}
-	return true
+	c.used = now
+	return c
 }
 
-func (t *surrogates) dropIdle(now time.Time) (dropped bool) {
-	for name, c := range t.channels {
-		if now.Sub(c.used) > surrogateIdle {
-			delete(t.channels, name)
-			dropped = true
+func (su *surrogates) dropOldest() {
+	oldest := ""
+	for name, c := range su.channels {
+		if oldest == "" || c.used.Before(su.channels[oldest].used) {
+			oldest = name
 		}
 	}
-	return dropped
+	delete(su.channels, oldest)
 }
 
 // fresh reports whether the payload was not seen on the channel lately, and
 // remembers it. A channel with too many to remember lets no more pass until some
 // have aged.
-func (t *surrogates) fresh(channel string, payload []byte, now time.Time) bool {
-	seen := t.channels[channel].seen
+func (su *surrogates) fresh(channel string, payload []byte, now time.Time) bool {
+	seen := su.channel(channel, now).seen
 	sum := sha256.Sum256(payload)
 	if at, ok := seen[sum]; ok && now.Sub(at) < payloadLifetime {
 		return false

@@ -3,6 +3,7 @@ package control
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -25,8 +26,12 @@ func newTestTargets(t *testing.T, now time.Time, specs ...string) *targets {
 	return ts
 }
 
+// failed is how an attempt at one address ended.
+func failed(addr string, err error) []outcome {
+	return []outcome{{netip.MustParseAddrPort(addr), err}}
+}
+
 func TestParseTarget(t *testing.T) {
-	ts := newTargets(peerA, 6783)
 	for _, tt := range []struct {
 		spec, host string
 		port       uint16
@@ -44,7 +49,7 @@ func TestParseTarget(t *testing.T) {
 		{"host:1:2", "", 0, false},
 		{"10.0.0.0/8", "", 0, false},
 	} {
-		got, err := ts.parseTarget(tt.spec)
+		got, err := parseTarget(tt.spec, 6783)
 		if (err == nil) != tt.ok {
 			t.Errorf("parseTarget(%q): err %v, want ok %v", tt.spec, err, tt.ok)
 			continue
@@ -65,7 +70,7 @@ func TestRetryBacksOff(t *testing.T) {
 		if len(due) != 1 {
 			t.Fatalf("at %v: %d targets due, want 1", now, len(due))
 		}
-		ts.Finished(due[0], errors.New("refused"), now)
+		ts.Finished(due[0], failed("10.0.0.1:6783", errors.New("refused")), now)
 		d := due[0].tryAt.Sub(now)
 		if d < wait/2 || d >= wait/2+wait {
 			t.Fatalf("retry after %v, want %v to %v", d, wait/2, wait/2+wait)
@@ -85,7 +90,7 @@ func TestSelfAndCollisionAreNotRetried(t *testing.T) {
 	for _, err := range []error{errSelf, error(&collisionError{name: peerA})} {
 		ts := newTestTargets(t, now, "10.0.0.1")
 		due, _ := ts.Due(now, true)
-		ts.Finished(due[0], err, now)
+		ts.Finished(due[0], failed("10.0.0.1:6783", err), now)
 		if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
 			t.Errorf("%v: retried", err)
 		}
@@ -106,7 +111,7 @@ func TestConnectedTargetIsNotDialled(t *testing.T) {
 	due, _ := ts.Due(now, true)
 	ts.Behind(due[0], peerB)
 	ts.Connected(peerB, due[0], netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
-	ts.Finished(due[0], nil, now)
+	ts.Finished(due[0], failed("10.0.0.2:6783", nil), now)
 	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
 		t.Fatal("dialled while connected")
 	}
@@ -151,7 +156,8 @@ func TestDiscover(t *testing.T) {
 // A summary without a port or an address invites nobody to dial.
 func TestDiscoverIgnoresWhatIsNoAddress(t *testing.T) {
 	ts := newTargets(peerA, 6783)
-	for _, addr := range []string{"", "quic", "10.0.0.3", "10.0.0.3:0", "0.0.0.0:6783", "224.0.0.1:6783", "host:6783"} {
+	for _, addr := range []string{"", "quic", "10.0.0.3", "10.0.0.3:0", "0.0.0.0:6783", "224.0.0.1:6783", "host:6783",
+		"127.0.0.1:22", "[::1]:80", "255.255.255.255:1", "169.254.169.254:80", "[fe80::1%eth0]:6783", "[::ffff:127.0.0.1]:1"} {
 		if a, ok := ts.dialable(routing.Connection{Peer: peerC, RemoteAddr: addr, Outbound: true}); ok {
 			t.Errorf("dialable(%q) = %v, want none", addr, a)
 		}
@@ -190,14 +196,134 @@ func TestInventedPeersAreNotDialledForLong(t *testing.T) {
 		f := ts.discovered(frame.PeerName(0x1000+i), now)
 		f.candidates = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:6783")}
 	}
-	if due, _ := ts.Due(now.Add(politeness), true); len(due) != maxAttempts {
-		t.Errorf("%d peers are dialled at once, want %d", len(due), maxAttempts)
+	due, _ := ts.Due(now.Add(politeness), true)
+	if len(due) != maxStrangers+1 || due[0] != met {
+		t.Errorf("%d peers are dialled at once, want %d and first the one that was met", len(due), maxStrangers+1)
 	}
 	for i := range 1000 {
-		ts.Unreachable(frame.PeerName(0x1000+i), now)
+		ts.Left(frame.PeerName(0x1000+i), now)
 	}
-	ts.Unreachable(peerB, now)
+	ts.Left(peerB, now)
 	if len(ts.found) != 1 || ts.found[peerB] == nil {
 		t.Errorf("%d targets are left, want the one that was met", len(ts.found))
+	}
+}
+
+// A session that ends right after the handshake, as at a peer whose connection
+// limit is reached, counts as a failure: the wait grows.
+func TestShortSessionsBackOff(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "10.0.0.2")
+	attempts := 0
+	for end := now.Add(5 * time.Minute); now.Before(end); {
+		due, next := ts.Due(now, true)
+		for _, d := range due {
+			attempts++
+			ts.Connected(peerB, d, netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+			ts.Finished(d, failed("10.0.0.2:6783", nil), now)
+			ts.Ended(peerB, now, errors.New("EOF"), now)
+			ts.Left(peerB, now)
+		}
+		now = next
+	}
+	if attempts > 60 {
+		t.Errorf("%d attempts in 5 min", attempts)
+	}
+}
+
+// A name that means several hosts, ourselves among them, is tried on.
+func TestOurOwnAddressDoesNotCondemnAName(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "seed.example")
+	due, _ := ts.Due(now, true)
+	self := outcome{netip.MustParseAddrPort("10.0.0.1:6783"), errSelf}
+	ts.Finished(due[0], []outcome{self}, now)
+	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 1 {
+		t.Error("a name is given up because it meant ourselves once")
+	}
+	if !ts.ourselves[self.addr] {
+		t.Error("our own address is not known as such")
+	}
+}
+
+// A discovered peer for whom somebody gave our own address, or another peer's, is
+// not condemned: the address is.
+func TestWrongCandidateIsDropped(t *testing.T) {
+	now := time.Unix(1000, 0)
+	wrong, right := netip.MustParseAddrPort("10.0.0.1:6783"), netip.MustParseAddrPort("10.0.0.2:6783")
+	for _, err := range []error{errSelf, error(&strangerError{name: peerC, wanted: peerB})} {
+		ts := newTestTargets(t, now)
+		f := ts.discovered(peerB, now)
+		f.candidates = []netip.AddrPort{wrong, right}
+		due, _ := ts.Due(now, true)
+		ts.Finished(due[0], []outcome{{wrong, err}, {right, errors.New("refused")}}, now)
+		if f.never || len(f.candidates) != 1 || f.candidates[0] != right || f.name != peerB {
+			t.Errorf("%v: target %+v, want the right address alone left", err, f)
+		}
+		if f.err == nil || f.wait == retryFirst {
+			t.Errorf("%v: no back-off", err)
+		}
+	}
+}
+
+// A change of the configured peers leaves alone what was connected or forgotten
+// by hand.
+func TestChangeDirectAppliesTheDifference(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "a", "b", "c")
+	ts.AddDirect([]string{"by-hand"}, now)
+	ts.Forget([]string{"b"})
+	if err := ts.ChangeDirect([]string{"a", "b", "c"}, []string{"a", "b", "d"}, now); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range ts.direct {
+		got = append(got, d.spec)
+	}
+	if want := []string{"a", "d", "by-hand"}; !slices.Equal(got, want) {
+		t.Errorf("targets = %v, want %v", got, want)
+	}
+}
+
+func TestConnectTwiceIsOneTarget(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	ts.AddDirect([]string{"a", "a"}, now)
+	ts.AddDirect([]string{"a"}, now)
+	if len(ts.direct) != 1 {
+		t.Errorf("%d targets, want 1", len(ts.direct))
+	}
+}
+
+// Only peers that were met are tried after a crash, and a bounded number.
+func TestRememberedAreThoseThatWereMet(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	for i := range 2000 {
+		f := ts.discovered(frame.PeerName(0x1000+i), now)
+		f.candidates = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:6783")}
+		f.met = i%2 == 0
+	}
+	got := ts.Remembered()
+	if len(got) != maxKept {
+		t.Errorf("%d peers are remembered, want %d", len(got), maxKept)
+	}
+	for _, r := range got {
+		if !ts.found[r.Name].met {
+			t.Fatalf("%s was never met", r.Name)
+		}
+	}
+}
+
+// A table full of invented peers has room for one that connects.
+func TestRoomForAPeerThatConnects(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	for i := range maxFound {
+		ts.discovered(frame.PeerName(0x1000+i), now)
+	}
+	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:40000"), false, now)
+	if len(ts.found) > maxFound || ts.found[peerB] == nil || !ts.found[peerB].met {
+		t.Errorf("%d targets; the peer that connected is not one of them", len(ts.found))
 	}
 }
