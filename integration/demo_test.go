@@ -16,11 +16,11 @@ import (
 // demoTime is how long a demo may take.
 const demoTime = 2 * time.Minute
 
-// demo runs `meshd demo`; where the output has a line with these words it is
-// interrupted. It returns the output and the exit code.
-func demo(t *testing.T, interruptAt string) (string, int) {
+// demo runs `meshd demo` with these flags; where the output has a line with these
+// words it is interrupted. It returns the output and the exit code.
+func demo(t *testing.T, interruptAt string, flags ...string) (string, int) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), suite.binary, "demo")
+	cmd := exec.CommandContext(t.Context(), suite.binary, append([]string{"demo"}, flags...)...)
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -84,6 +84,24 @@ func TestDemo(t *testing.T) {
 			t.Errorf("output to a pipe has escape sequences:\n%q", out)
 		}
 		nothingLeft(t)
+	})
+	t.Run("kept", func(t *testing.T) {
+		out, code := demo(t, "", "--keep")
+		defer demo(t, "", "--remove") // should the test end before it does
+		if code != 0 || !strings.Contains(out, "demo --remove") {
+			t.Fatalf("exit code %d, want 0, and to be told how to remove it:\n%s", code, out)
+		}
+		status := exec.Command(suite.binary, "--socket", "/run/meshd-lab/meshd-demo/weave02/api.sock", "status")
+		if said, err := status.CombinedOutput(); err != nil || !strings.Contains(string(said), "weave02") {
+			t.Errorf("status of weave02 after the demo = %v: %s", err, said)
+		}
+		if out, code := demo(t, "", "--remove"); code != 0 || !strings.Contains(out, "removed") {
+			t.Errorf("demo --remove: exit code %d: %s", code, out)
+		}
+		nothingLeft(t)
+		if out, code := demo(t, "", "--remove"); code != 0 || !strings.Contains(out, "no demo") {
+			t.Errorf("second demo --remove: exit code %d: %s", code, out)
+		}
 	})
 	for _, at := range []string{"Build the network", "The mesh forms", "weave01 is dead"} {
 		t.Run("interrupted at "+at, func(t *testing.T) {

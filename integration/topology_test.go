@@ -157,7 +157,7 @@ func (w *world) broadcastOnce(what string, boxes []*box) {
 	}
 	// What might still be under way passes before these do, hop by hop.
 	for range boxes {
-		w.must(pingAll(w.within(patience), boxes))
+		w.answers(boxes...)
 	}
 	for i, c := range captures {
 		for from := range boxes {

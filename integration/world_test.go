@@ -18,8 +18,10 @@ import (
 )
 
 const (
-	// patience is how long anything may take that has no bound of its own.
-	patience = 60 * time.Second
+	// patience is how long anything may take that has no bound of its own: less
+	// than the 30 s between two periodic gossips, so that it is not those that
+	// mend what a test has broken.
+	patience = 25 * time.Second
 	// pollTime is how often something is looked at while it is waited for.
 	pollTime = 25 * time.Millisecond
 	// endTime is how long a daemon may take to end in order.

@@ -114,8 +114,11 @@ func (s *story) end(ctx context.Context, failed error) error {
 	return s.remove(ctx)
 }
 
-// Remove removes a demo that was left up with Keep or by a crash.
+// Remove removes a demo that was left up with Keep or by a crash. It needs root.
 func Remove(out io.Writer) error {
+	if os.Geteuid() != 0 {
+		return errors.New("removing the demo needs root")
+	}
 	found, err := lab.Remove(Prefix)
 	if err != nil {
 		return fmt.Errorf("remove the demo: %w", err)

@@ -11,10 +11,10 @@ import (
 )
 
 // ErrInUse says that another process holds a lab with this prefix.
-var ErrInUse = errors.New("is in use by another process")
+var ErrInUse = errors.New("in use by another process")
 
 // ErrKept says that a lab with this prefix was left up on purpose.
-var ErrKept = errors.New("was left up on purpose")
+var ErrKept = errors.New("left up on purpose")
 
 // Lab is a set of network namespaces and what runs in them. Its methods may be
 // called concurrently.
@@ -39,11 +39,11 @@ func New(prefix string) (*Lab, error) {
 	}
 	lock, err := acquire(prefix)
 	if err != nil {
-		return nil, fmt.Errorf("lab %s %w", prefix, err)
+		return nil, fmt.Errorf("lab %s: %w", prefix, err)
 	}
 	if lock.kept() {
 		lock.release()
-		return nil, fmt.Errorf("lab %s %w", prefix, ErrKept)
+		return nil, fmt.Errorf("lab %s: %w", prefix, ErrKept)
 	}
 	l := &Lab{prefix: prefix, lock: lock}
 	if err := removeAll(prefix); err != nil {

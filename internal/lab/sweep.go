@@ -58,7 +58,7 @@ func Remove(prefix string) (bool, error) {
 	found := len(leftovers(prefix)) > 0
 	lock, err := acquire(prefix)
 	if err != nil {
-		return false, fmt.Errorf("lab %s %w", prefix, err)
+		return false, fmt.Errorf("lab %s: %w", prefix, err)
 	}
 	return found, errors.Join(removeAll(prefix), lock.remove())
 }
