@@ -73,6 +73,20 @@ func mergeCandidates(now, before []netip.AddrPort) []netip.AddrPort {
 	return now
 }
 
+// free are the addresses of a discovered target where no other peer is known to
+// be: dialling one that is connected would only replace its session.
+func (ts *targets) free(t *target) []netip.AddrPort {
+	taken := map[netip.AddrPort]bool{}
+	for _, c := range ts.connected {
+		if c.outbound {
+			taken[c.addr] = true
+		} else {
+			taken[netip.AddrPortFrom(c.addr.Addr(), ts.port)] = true
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(t.candidates), func(a netip.AddrPort) bool { return taken[a] })
+}
+
 // dropCandidate forgets an address of a discovered target, where somebody else was
 // found.
 func (t *target) dropCandidate(a netip.AddrPort) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"time"
 
 	"meshd/internal/frame"
@@ -74,7 +73,7 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 	for _, t := range due {
 		ctx, cancel := context.WithCancel(m.ctx)
 		t.cancel = cancel
-		candidates := slices.Clone(t.candidates)
+		candidates := m.targets.free(t)
 		m.wg.Go(func() {
 			defer cancel()
 			outcomes := m.attempt(ctx, t, candidates)

@@ -327,3 +327,18 @@ func TestRoomForAPeerThatConnects(t *testing.T) {
 		t.Errorf("%d targets; the peer that connected is not one of them", len(ts.found))
 	}
 }
+
+// An invented peer at the address of one that is connected is not dialled there.
+func TestAddressOfAConnectedPeerIsNotDialledForAnother(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	ts.Connected(0x02000000000d, nil, netip.MustParseAddrPort("10.0.0.4:40000"), false, now)
+	f := ts.discovered(peerC, now)
+	for _, a := range []string{"10.0.0.2:6783", "10.0.0.4:6783", "10.0.0.3:6783"} {
+		f.candidates = append(f.candidates, netip.MustParseAddrPort(a))
+	}
+	if got := ts.free(f); len(got) != 1 || got[0].String() != "10.0.0.3:6783" {
+		t.Errorf("free addresses = %v, want 10.0.0.3:6783 alone", got)
+	}
+}
