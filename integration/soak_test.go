@@ -204,14 +204,15 @@ func (s *soak) usage() map[*host]peer.Usage {
 	return out
 }
 
-// compare waits until each daemon uses no more than at first.
+// compare waits until each daemon uses no more than at first, and logs the very
+// reading that was judged: a later one may differ again.
 func (s *soak) compare(first map[*host]peer.Usage) {
 	s.Helper()
 	for _, h := range s.hosts {
 		was := first[h]
-		s.eventually(h.NickName+" uses what it used", func(ctx context.Context) error {
-			is, err := h.Usage(ctx)
-			if err != nil {
+		var is peer.Usage
+		s.eventually(h.NickName+" uses what it used", func(ctx context.Context) (err error) {
+			if is, err = h.Usage(ctx); err != nil {
 				return err
 			}
 			if is.Goroutines > was.Goroutines+moreGoroutines || is.Heap > was.Heap+moreHeap || is.RSS > was.RSS+moreRSS {
@@ -219,8 +220,6 @@ func (s *soak) compare(first map[*host]peer.Usage) {
 			}
 			return nil
 		})
-		is, err := h.Usage(s.within(patience))
-		s.must(err)
 		s.Logf("%s: %+v, at first %+v", h.NickName, is, was)
 	}
 }
