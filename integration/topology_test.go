@@ -139,6 +139,11 @@ func TestBroadcastOnce(t *testing.T) {
 // other.
 func (w *world) broadcastOnce(what string, boxes []*box) {
 	w.Helper()
+	hosts := make([]*host, len(boxes))
+	for i, b := range boxes {
+		hosts[i] = b.host
+	}
+	w.settled(hosts...)
 	const each = 5
 	label := "broadcast, " + what + ", "
 	captures := make([]*lab.Capture, len(boxes))

@@ -305,6 +305,13 @@ func (w *world) reach(hosts ...*host) {
 	})
 }
 
+// settled waits until a change of the topology is over: from then on every flood
+// has to arrive exactly once.
+func (w *world) settled(hosts ...*host) {
+	w.Helper()
+	w.eventually("settled", func(ctx context.Context) error { return peer.Settled(ctx, peersOf(hosts)...) })
+}
+
 // lost waits until none of the others has a route to h.
 func (w *world) lost(h *host, others ...*host) {
 	w.Helper()

@@ -18,6 +18,9 @@ const (
 	portTag   = "meshd"
 )
 
+// bridgeMissing is said of a repair that made the bridge anew.
+const bridgeMissing = "bridge was missing"
+
 // kindTAP is what netlink calls the kernel's "tun" kind.
 const kindTAP = "tuntap"
 
@@ -174,7 +177,7 @@ func (p *Port) replaceBridge() (netlink.Link, []string, error) {
 		return nil, nil, ErrNoBridge
 	}
 	link, err := p.makeBridge()
-	return link, []string{"bridge was missing"}, err
+	return link, []string{bridgeMissing}, err
 }
 
 // makeBridge makes the bridge, down. Spanning tree is off in a new bridge.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,6 +124,9 @@ func (p *Port) repair() time.Duration {
 		p.state.Repairs++
 		p.log.Info("port re-joined its bridge", "device", p.device, "bridge", p.bridge,
 			"because", strings.Join(done, ", "))
+		if slices.Contains(done, bridgeMissing) {
+			p.log.Warn("the bridge is a new one: containers that were on it must be attached again", "bridge", p.bridge)
+		}
 	}
 	p.note(true, "")
 	return lookPause

@@ -158,7 +158,7 @@ func (l *Link) remove(a *Attachment) {
 // It returns the path that was in use before, if it is another.
 func (l *Link) chooseLocked() (replaced *slot) {
 	var best *slot
-	newest := false // best is one of the newest session
+	newest := false                // best is one of the newest session
 	for i, a := range l.sessions { // newest first
 		for _, s := range a.slots {
 			if s.usable() && (best == nil || s.rank < best.rank) {

@@ -47,6 +47,7 @@ type PortReport struct {
 	MTU     int    // of the device, bytes
 	State   tap.State
 	Stats   tap.Stats
+	Wide    []tap.WidePort // ports of the bridge with a larger MTU
 }
 
 // TransportReport is one transport that is configured.
@@ -58,7 +59,8 @@ type TransportReport struct {
 
 // ConfigReport is what a status says about the configuration.
 type ConfigReport struct {
-	File         string  // "": no file
-	HTTP         string  // address of weave's API, "": off
-	PasswordBits float64 // estimated strength; 0: unknown or no password
+	File         string   // "": no file
+	HTTP         string   // address of weave's API, "": off
+	PasswordBits float64  // estimated strength; 0: unknown or no password
+	NeedRestart  []string // settings that changed in the file since the start, in words
 }

@@ -28,6 +28,8 @@ type daemon struct {
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
 	cfg config.Config
+	// pending are the settings that changed in the file and take a restart.
+	pending []string
 }
 
 var _ Daemon = (*daemon)(nil)
@@ -36,15 +38,16 @@ var _ Daemon = (*daemon)(nil)
 func (d *daemon) Report() Report {
 	cfg := d.config()
 	snapshot, _ := d.mesh.Snapshot() // empty when the mesh has just ended
+	wide, _ := d.port.WidePorts()    // none where the bridge is gone, which State says
 	r := Report{
 		Version: buildVersion().Version, PID: os.Getpid(), Started: d.started,
 		Mesh: snapshot, MACs: slices.Collect(d.macs.All()), MACTable: d.macs.Stats(),
 		Forwarder: d.forwarder.Stats(),
 		Port: PortReport{
 			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: "portable",
-			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(),
+			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,
 		},
-		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password))},
+		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
 	}
 	for _, name := range cfg.Transports {
 		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: cfg.Listen})
@@ -58,13 +61,29 @@ func (d *daemon) config() config.Config {
 	return d.cfg
 }
 
+func (d *daemon) needRestart() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.pending)
+}
+
 // Connect adds targets.
 func (d *daemon) Connect(targets []string, replace bool) error {
-	return d.mesh.Connect(targets, replace)
+	err := d.mesh.Connect(targets, replace)
+	if err == nil {
+		d.opt.log.Info("targets added", "targets", targets, "replace", replace)
+	}
+	return err
 }
 
 // Forget removes targets.
-func (d *daemon) Forget(targets []string) error { return d.mesh.Forget(targets) }
+func (d *daemon) Forget(targets []string) error {
+	err := d.mesh.Forget(targets)
+	if err == nil {
+		d.opt.log.Info("targets forgotten", "targets", targets)
+	}
+	return err
+}
 
 // Stop ends the daemon.
 func (d *daemon) Stop() { d.stop() }
@@ -92,16 +111,17 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 		return nil, nil, err
 	}
 	d.opt.level.Set(next.LogLevel)
-	d.cfg = running
+	d.cfg, d.pending = running, needRestart
+	d.opt.log.Info("configuration reloaded", "applied", applied)
+	if len(needRestart) > 0 {
+		d.opt.log.Warn("changed settings take a restart", "settings", needRestart)
+	}
 	return applied, needRestart, nil
 }
 
 // reloadLogged is a reload that nobody waits for.
 func (d *daemon) reloadLogged() {
-	applied, needRestart, err := d.Reload()
-	if err != nil {
+	if _, _, err := d.Reload(); err != nil {
 		d.opt.log.Error("configuration not reloaded", "err", err)
-		return
 	}
-	d.opt.log.Info("configuration reloaded", "applied", applied, "need_restart", needRestart)
 }

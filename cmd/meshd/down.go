@@ -43,7 +43,9 @@ meshd did not make stays.`,
 			}
 			out := cmd.OutOrStdout()
 			fmt.Fprintf(out, "meshd (pid %d) has ended\n", s.PID)
-			err = p.removeBridge(s.Port.Bridge)
+			if err = p.removeBridge(s.Port.Bridge); err == nil {
+				fmt.Fprintf(out, "the bridge %s is removed: what was attached to it must be attached again (to restart only, end meshd with SIGTERM)\n", s.Port.Bridge)
+			}
 			if errors.Is(err, tap.ErrForeign) {
 				fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", s.Port.Bridge)
 				return nil

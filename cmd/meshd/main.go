@@ -65,6 +65,7 @@ func newRootCmd(started func()) *cobra.Command {
 		Long:              "meshd joins hosts, and Weave Net routers, into one Ethernet.",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
+		Version:           buildVersion().Version,
 		PersistentPreRun:  func(*cobra.Command, []string) { started() },
 		DisableAutoGenTag: true,
 	}

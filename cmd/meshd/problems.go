@@ -41,6 +41,8 @@ func (f *findings) add(severity Severity, code, format string, args ...any) {
 func problems(s *Status, c ConfigReport) []Problem {
 	f := findings{}
 	f.port(s)
+	f.widePorts(s)
+	f.pending(c)
 	f.transports(s)
 	f.targets(s)
 	f.attempts(s)
@@ -63,6 +65,22 @@ func (f *findings) port(s *Status) {
 		why = "it is being joined again"
 	}
 	f.add(Error, "port-not-joined", "port %s is not in the bridge %s: %s", s.Port.Device, s.Port.Bridge, why)
+}
+
+// widePorts reports ports of the bridge from which large frames are lost.
+func (f *findings) widePorts(s *Status) {
+	for _, w := range s.Port.Wide {
+		f.add(Warning, "wide-port", "%s on the bridge %s has MTU %d, the bridge %d: larger frames of the container behind it are lost; set both its ends to mtu %d",
+			w.Name, s.Port.Bridge, w.MTU, s.Port.MTU, s.Port.MTU)
+	}
+}
+
+// pending reports settings that are in the file and not in force.
+func (f *findings) pending(c ConfigReport) {
+	if len(c.NeedRestart) > 0 {
+		f.add(Warning, "needs-restart", "%s changed in %s and not in force until a restart: %s",
+			count(len(c.NeedRestart), "setting"), c.File, strings.Join(c.NeedRestart, "; "))
+	}
 }
 
 func (f *findings) transports(s *Status) {
@@ -230,7 +248,7 @@ func (f *findings) macs(s *Status) {
 
 func (f *findings) encryption(s *Status, c ConfigReport) {
 	if !s.PasswordSet {
-		f.add(Warning, "unencrypted", "UNENCRYPTED: no password is set, so anyone who reaches the control port may join, and frames can be read on the way")
+		f.add(Warning, "unencrypted", "UNENCRYPTED: no password is set (password_file), so anyone who reaches the control port may join, and frames can be read on the way")
 		return
 	}
 	if c.PasswordBits > 0 && c.PasswordBits < wantedPasswordBits {

@@ -48,6 +48,9 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 		log.Warn(w)
 	}
 
+	if err := tap.Check(); err != nil {
+		return err
+	}
 	lock, err := lockNamespace()
 	if err != nil {
 		return err
@@ -62,6 +65,13 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 		return err
 	}
 	defer api.Close()
+	var http net.Listener // weave's API, where it is wanted
+	if cfg.API.HTTP != "" {
+		if http, err = listenHTTP(cfg.API.HTTP, log); err != nil {
+			return fmt.Errorf("%w (api.http; empty: off)", err)
+		}
+		defer http.Close()
+	}
 	tcp, err := control.ListenTCP(ctx, cfg.Listen)
 	if err != nil {
 		return portTaken(err, cfg.Listen, "tcp")
@@ -101,7 +111,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	g.Go(func() error { return port.Run(ctx, forwarder.FromPort) })
 	g.Go(func() error { return set.Run(ctx) })
 	g.Go(func() error { return d.mesh.Run(ctx) })
-	g.Go(func() error { return d.serve(ctx, api) })
+	g.Go(func() error { return d.serve(ctx, api, http) })
 	g.Go(func() error { d.housekeep(ctx); return nil })
 	g.Go(func() error { memory.run(ctx); return nil })
 	log.Info("meshd is up", "name", name, "nickname", cfg.Nickname, "listen", cfg.Listen,
@@ -155,17 +165,13 @@ func (d *daemon) housekeep(ctx context.Context) {
 	}
 }
 
-// serve answers the local API, and weave's on TCP where that is configured.
-func (d *daemon) serve(ctx context.Context, socket net.Listener) error {
+// serve answers the local API, and weave's on TCP where there is a listener for it.
+func (d *daemon) serve(ctx context.Context, socket, public net.Listener) error {
 	api := newAPI(d, d.opt.log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(ctx, socket, api.local(), d.opt.log) })
-	if address := d.config().API.HTTP; address != "" {
-		l, err := listenHTTP(address, d.opt.log)
-		if err != nil {
-			return err
-		}
-		g.Go(func() error { return serve(ctx, l, api.public(), d.opt.log) })
+	if public != nil {
+		g.Go(func() error { return serve(ctx, public, api.public(), d.opt.log) })
 	}
 	return g.Wait()
 }

@@ -35,8 +35,11 @@ func printStatus(w io.Writer, s *Status) error {
 // printProblems writes the first block of a status.
 func printProblems(w io.Writer, s *Status) {
 	if len(s.Problems) == 0 || s.Problems[0].Severity == Note {
-		fmt.Fprintf(w, "OK       %s, %s, all with a working path\n",
-			count(len(s.Peers), "peer"), count(neighbours(s), "neighbour"))
+		paths := ", all with a working path"
+		if neighbours(s) == 0 {
+			paths = ""
+		}
+		fmt.Fprintf(w, "OK       %s, %s%s\n", count(len(s.Peers), "peer"), count(neighbours(s), "neighbour"), paths)
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "%-8s %s\n", strings.ToUpper(string(p.Severity)), p.Text)

@@ -165,6 +165,7 @@ type Port struct {
 	Read    tap.Count         `json:"read"`              // from the bridge
 	Written tap.Count         `json:"written"`           // to the bridge
 	Drops   map[string]uint64 `json:"drops,omitempty"`
+	Wide    []tap.WidePort    `json:"wide_ports,omitempty"` // ports of the bridge with a larger MTU
 }
 
 // TransportView is one transport that is configured.
@@ -303,6 +304,7 @@ func newPort(p PortReport) Port {
 		Device: p.Device, Bridge: p.Bridge, Backend: p.Backend, MTU: known(p.MTU),
 		Joined: p.State.Joined, Since: known(p.State.Since), Repairs: p.State.Repairs,
 		Read: p.Stats.Read, Written: p.Stats.Written, Drops: p.Stats.Drops,
+		Wide: p.Wide,
 	}
 	if !v.Joined {
 		v.Problem = clean(p.State.Why)

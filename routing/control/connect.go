@@ -77,10 +77,20 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 		m.wg.Go(func() {
 			defer cancel()
 			outcomes := m.attempt(ctx, t, candidates)
-			m.do(func() { m.targets.Finished(t, outcomes, time.Now()) })
+			m.do(func() { m.finished(t, outcomes) })
 		})
 	}
 	return next
+}
+
+// finished notes how an attempt ended, and logs a configured target's new reason
+// for not answering.
+func (m *Mesh) finished(t *target, outcomes []outcome) {
+	before := t.err
+	m.targets.Finished(t, outcomes, time.Now())
+	if t.direct && t.err != nil && (before == nil || before.Error() != t.err.Error()) {
+		m.log.Warn("target does not answer", "target", t.spec, "err", t.err)
+	}
 }
 
 // attempt tries all addresses of a target, each one's start a little after the
@@ -91,7 +101,14 @@ func (m *Mesh) attempt(ctx context.Context, t *target, candidates []netip.AddrPo
 	if err != nil {
 		return []outcome{{err: err}}
 	}
-	m.do(func() { t.resolved = addrs })
+	there := false
+	m.do(func() {
+		t.resolved = addrs
+		there = m.targets.has(t)
+	})
+	if there { // its peer had connected to us, or was reached another way
+		return []outcome{{addrs[0], errDuplicate}}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := make(chan outcome, len(addrs)) // one send for each attempt

@@ -223,9 +223,15 @@ func (m *Mesh) allNames() []frame.PeerName {
 	return names
 }
 
-// announce tells all neighbours of our own entry.
+// announce tells all neighbours of our own entry, and of those of new neighbours:
+// whoever had one without the connection that leads to it may have collected it.
 func (m *Mesh) announce() {
 	names := []frame.PeerName{m.cfg.Self.Name}
+	for name, n := range m.neighbours {
+		if n.session != nil && time.Since(n.session.joined) < 2*collectDelay {
+			names = append(names, name)
+		}
+	}
 	for s := range m.sessions {
 		s.queueTopology(names)
 	}

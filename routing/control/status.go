@@ -13,6 +13,9 @@ import (
 // ErrStopped is what operations on a mesh return that is not running.
 var ErrStopped = errors.New("the mesh is not running")
 
+// maxBroadcastShown is how many sources' broadcast routes a snapshot has.
+const maxBroadcastShown = 512
+
 // Snapshot reads the mesh's state. Safe from any goroutine while Run runs.
 func (m *Mesh) Snapshot() (s Snapshot, err error) {
 	var fib *routing.FIB
@@ -24,6 +27,9 @@ func (m *Mesh) Snapshot() (s Snapshot, err error) {
 		s.Unicast = append(s.Unicast, UnicastRoute{Dest: dest, Via: via})
 	}
 	for source, via := range fib.Broadcast() {
+		if len(s.Broadcast) >= maxBroadcastShown {
+			break // each takes a search of the whole mesh
+		}
 		s.Broadcast = append(s.Broadcast, BroadcastRoute{Source: source, Via: via})
 	}
 	return s, nil

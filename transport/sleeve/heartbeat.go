@@ -101,6 +101,9 @@ func (p *path) followLocked(now time.Time, from netip.AddrPort) (moved bool) {
 			return false
 		}
 		p.addr, p.conn = from, p.t.conn(from)
+		if !p.home.IsValid() {
+			p.home = from
+		}
 		p.stale.Store(true)
 		p.pmtu.Suspect(now)
 		p.tx.route(p.addr, p.conn, p.mtuLocked())
@@ -124,6 +127,11 @@ func (p *path) sendSpecial(b []byte, df bool) {
 	p.mu.Lock()
 	to, conn := p.addr, p.conn
 	p.mu.Unlock()
+	p.sendSpecialTo(to, conn, b, df)
+}
+
+// sendSpecialTo is sendSpecial to an address that need not be the path's.
+func (p *path) sendSpecialTo(to netip.AddrPort, conn PacketConn, b []byte, df bool) {
 	if conn == nil {
 		return
 	}

@@ -76,9 +76,10 @@ type path struct {
 	mu          sync.Mutex // guards below; taken before tx.mu
 	addr        netip.AddrPort
 	conn        PacketConn
-	seen        bool // a heartbeat of this connection has come
-	established bool // the neighbour has had one of ours
-	lost        bool // the control connection is gone
+	home        netip.AddrPort // where the neighbour was first
+	seen        bool           // a heartbeat of this connection has come
+	established bool           // the neighbour has had one of ours
+	lost        bool           // the control connection is gone
 	begun       time.Time
 	due         time.Time // when Run wanted to wake up
 	heartbeatAt time.Time
@@ -114,7 +115,7 @@ func newPath(t *Transport, s transport.Session) *path {
 	p.pmtu = newPMTU(p.overhead(s.RemoteAddr), verify)
 	if s.Dialled {
 		p.addr = netip.AddrPortFrom(s.RemoteAddr.Addr().Unmap(), s.RemoteAddr.Port())
-		p.conn = t.conn(p.addr)
+		p.conn, p.home = t.conn(p.addr), p.addr
 	}
 	return p
 }
@@ -174,6 +175,7 @@ func (p *path) Run(ctx context.Context, report func(transport.State)) error {
 
 // orders is what a step found to be done.
 type orders struct {
+	home                netip.AddrPort // where the probe goes too; invalid: nowhere else
 	heartbeat, fragTest bool
 	probe               *probe
 	tests               []int // sizes of MTU tests
@@ -299,6 +301,9 @@ func (p *path) carryOut(o orders) {
 	}
 	if o.probe != nil {
 		p.sendSpecial(o.probe.append(nil, specialProbe), true)
+		if o.home.IsValid() {
+			p.sendSpecialTo(o.home, p.t.conn(o.home), o.probe.append(nil, specialProbe), true)
+		}
 	}
 	if o.fragTest {
 		p.sendSpecial(zeros[:fragTestLen], false)

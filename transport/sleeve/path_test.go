@@ -576,3 +576,33 @@ func TestReadErrors(t *testing.T) {
 		})
 	}
 }
+
+// Two ends that moved and moved back while they did not hear each other find
+// together where they were first.
+func TestBothEndsStrayAndReturn(t *testing.T) {
+	b := newBench(t)
+	p := b.path(77, nil, true)
+	p.session.Native = true
+	b.feed(farAddr, heartbeat(77))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	p.established, p.life.up = true, false
+	if p.home != farAddr {
+		t.Fatalf("home = %v, want %v", p.home, farAddr)
+	}
+	p.addr = thirdAddr
+	var o orders
+	p.prober.hurry()
+	p.probeLocked(now, &o)
+	if o.probe == nil || o.home != farAddr {
+		t.Errorf("a probe to the wrong address alone: %+v", o)
+	}
+	p.life.up = true
+	o = orders{}
+	p.prober.hurry()
+	p.probeLocked(now, &o)
+	if o.home.IsValid() {
+		t.Error("a path that is up probes elsewhere too")
+	}
+}

@@ -109,6 +109,11 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	if due.IsZero() || now.Before(due) {
 		return
 	}
+	// Both ends may have moved, and back, while neither heard the other. Then the
+	// last known addresses are both wrong, and the first ones are a second chance.
+	if !p.life.up && p.home != p.addr {
+		o.home = p.home
+	}
 	o.probe = &probe{uid: p.session.UID, sequence: p.prober.send(now), heard: p.heardAgo(now)}
 }
 

@@ -65,6 +65,7 @@ type Known struct {
 	Name      string `json:"name"`
 	NickName  string `json:"nickname"`
 	UID       uint64 `json:"uid,string"`
+	Version   uint64 `json:"version"`
 	Reachable bool   `json:"reachable"`
 }
 
@@ -84,7 +85,14 @@ type Port struct {
 
 // Routes is where frames go.
 type Routes struct {
-	Unicast []UnicastRoute `json:"unicast"`
+	Unicast   []UnicastRoute   `json:"unicast"`
+	Broadcast []BroadcastRoute `json:"broadcast"`
+}
+
+// BroadcastRoute says to whom a frame flooded by Source is passed on.
+type BroadcastRoute struct {
+	Source string   `json:"source"`
+	Via    []string `json:"via"`
 }
 
 // UnicastRoute says over which neighbour frames to Dest leave.
