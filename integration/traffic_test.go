@@ -87,6 +87,7 @@ func threeHosts(t *testing.T, env ...string) (*world, []*box) {
 	w.mesh(hosts...)
 	boxes := w.boxes(hosts...)
 	w.answers(boxes...)
+	w.settled(hosts...)
 	return w, boxes
 }
 
