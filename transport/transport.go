@@ -88,6 +88,8 @@ type Session struct {
 	// Secret is shared by two meshd peers even without a password: the root of
 	// native paths' keys (design, section 5). nil towards stock peers.
 	Secret *[32]byte
+	// Authenticated: both ends proved that they know the mesh's password.
+	Authenticated bool
 	// Native: the neighbour is meshd and takes our probes.
 	Native bool
 	// SendControl queues an overlay control message on the control connection.
@@ -108,5 +110,7 @@ type State struct {
 	Loss      float64        // share of probes lost lately, 0 to 1; negative: unknown
 	Addr      netip.AddrPort // where datagrams go; invalid: unknown
 	Encrypted bool
-	Why       string // where not Up: what is missing, in words
+	// Authenticated: only who knows the mesh's password can be at the other end.
+	Authenticated bool
+	Why           string // where not Up: what is missing, in words
 }

@@ -18,6 +18,22 @@ type Offload struct {
 	CsumOffset uint16 // where it goes, counted from CsumStart
 }
 
+// Values of Offload.Flags and Offload.GSOType, Linux's VIRTIO_NET_HDR_F_… and
+// VIRTIO_NET_HDR_GSO_….
+const (
+	// NeedsCsum: the transport checksum at CsumStart+CsumOffset covers the pseudo
+	// header only and is to be completed over the bytes from CsumStart on.
+	NeedsCsum = 1
+	// DataValid: somebody below has checked the checksums.
+	DataValid = 2
+
+	GSONone  = 0
+	GSOTCPv4 = 1
+	GSOTCPv6 = 4
+	GSOUDP   = 5    // UDP datagrams of one size over either IP version (USO)
+	GSOECN   = 0x80 // flag beside GSOTCP…: the first segment has CWR
+)
+
 // Frame is one Ethernet frame, from its destination MAC on, without FCS.
 type Frame struct {
 	Data    []byte
@@ -29,7 +45,10 @@ type Frame struct {
 // puts it on its bridge).
 type Packet struct {
 	Src, Dst PeerName
-	Frame    Frame
+	// Hops is how many more neighbours may pass the packet on; 0: nobody said, as
+	// for frames from the port and from transports that do not carry it.
+	Hops  uint8
+	Frame Frame
 }
 
 // Handler takes a batch of packets. The batch and the bytes in it are borrowed:

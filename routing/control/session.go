@@ -71,7 +71,7 @@ func (s *session) attach(set *transport.Set, self transport.Peer) (err error) {
 	sess := transport.Session{
 		Local: self, Remote: s.peer, UID: s.uid, Dialled: s.dialled,
 		LocalAddr: addrPort(s.stream.LocalAddr()), RemoteAddr: s.addr, Native: s.native,
-		Secret: s.secret,
+		Secret: s.secret, Authenticated: s.conn.Key != nil,
 	}
 	if s.conn.Key != nil && !(s.trusted && s.conn.Features.Trusted) {
 		sess.Key = s.conn.Key
