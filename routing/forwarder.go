@@ -215,6 +215,9 @@ func (b *batch) fromLinks(p frame.Packet) (why Drop, ok bool) {
 		return DropUnknownPeer, false
 	}
 	if p.Dst != self {
+		if !hop(&p) {
+			return DropHops, false
+		}
 		return b.unicast(p, to, relayed)
 	}
 	if b.learn(src, p.Src, p.Frame.Data) == Conflict {
@@ -222,9 +225,27 @@ func (b *batch) fromLinks(p frame.Packet) (why Drop, ok bool) {
 	}
 	b.toPort = append(b.toPort, p.Frame)
 	if peer, known := b.lookup(dst); !known || peer != self {
+		if !hop(&p) {
+			return DropHops, len(b.fib.flood(from)) == 0
+		}
 		b.flood(p, from)
 	}
 	return 0, true
+}
+
+// hop takes one from the hop limit of a packet that is to be passed on, and
+// reports whether it may be. Topology gossip takes time to reach everybody, and
+// hosts that disagree on the routes may send packets round in circles meanwhile:
+// the limit is what ends that. A packet without one came over weave's sleeve,
+// which has no room for it.
+func hop(p *frame.Packet) bool {
+	if p.Hops == 1 {
+		return false
+	}
+	if p.Hops != 0 {
+		p.Hops--
+	}
+	return true
 }
 
 // addresses reads the MAC addresses of a frame. A source that is no host's

@@ -84,7 +84,7 @@ func wantPackets(t *testing.T, to string, r *recorder, want ...frame.Packet) {
 }
 
 func samePacket(a, b frame.Packet) bool {
-	return a.Src == b.Src && a.Dst == b.Dst && bytes.Equal(a.Frame.Data, b.Frame.Data) && a.Frame.Offload == b.Frame.Offload
+	return a.Src == b.Src && a.Dst == b.Dst && a.Hops == b.Hops && bytes.Equal(a.Frame.Data, b.Frame.Data) && a.Frame.Offload == b.Frame.Offload
 }
 
 func wantPort(t *testing.T, p *memoryPort, want ...frame.Frame) {

@@ -18,12 +18,13 @@ const (
 	DropNoPath                  // the neighbour has no working path
 	DropSend                    // the path refused it
 	DropPort                    // the port did not take it
+	DropHops                    // no more neighbours may pass it on
 	dropCount
 )
 
 var dropNames = [dropCount]string{
 	"short", "stp", "bad-source", "mac-conflict", "no-route", "unknown-peer",
-	"own-source", "too-big", "no-path", "send", "port",
+	"own-source", "too-big", "no-path", "send", "port", "hop-limit",
 }
 
 // String returns the reason as it is printed.
