@@ -36,6 +36,7 @@ var importRule = map[string][]string{
 	"config":                   {"internal/..."},
 	"internal":                 {"internal/..."},
 	"internal/frame":           {},
+	"internal/pathstate":       {},
 	"routing/control/meshtest": {"routing", "routing/control", "transport", "internal/..."},
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
+	"meshd/internal/pathstate"
 	"meshd/transport"
 )
 
@@ -36,12 +37,9 @@ const (
 
 // Times of a path.
 const (
-	stallAfter   = 300 * time.Millisecond // our timers later than that: we did not run
-	stallGrace   = 200 * time.Millisecond // left after a stall to read what has come
-	routeEvery   = 10 * time.Second       // how often the kernel is asked for the route's MTU
+	routeEvery   = 10 * time.Second // how often the kernel is asked for the route's MTU
 	suspectEvery = time.Second
-	reportEvery  = time.Second // of figures that always change
-	defaultRoute = 1500        // MTU in bytes where the kernel knows no route
+	defaultRoute = 1500 // MTU in bytes where the kernel knows no route
 )
 
 // Why a path ends.
@@ -83,10 +81,10 @@ type path struct {
 	begun       time.Time
 	due         time.Time // when Run wanted to wake up
 	heartbeatAt time.Time
-	life        life
-	prober      prober
+	life        pathstate.Life
+	prober      pathstate.Prober
 	frag        fragTest
-	pmtu        *pmtu
+	pmtu        *pathstate.PMTU
 	routeMTU    int // bytes, as the kernel says
 	routeAt     time.Time
 	suspectAt   time.Time
@@ -108,11 +106,13 @@ func newPath(t *Transport, s transport.Session) *path {
 		p.open = encap.NewSleeveOpen(s.Key, !s.Dialled)
 	}
 	p.tx.init()
-	verify := verifyStock
+	verify := pathstate.VerifyStock
 	if s.Native {
-		verify = verifyNative
+		verify = pathstate.VerifyNative
 	}
-	p.pmtu = newPMTU(p.overhead(s.RemoteAddr), verify)
+	p.pmtu = pathstate.NewPMTU(pathstate.PMTUConfig{
+		Overhead: p.overhead(s.RemoteAddr), Verify: verify, Skip: isFragTest,
+	})
 	if s.Dialled {
 		p.addr = netip.AddrPortFrom(s.RemoteAddr.Addr().Unmap(), s.RemoteAddr.Port())
 		p.conn, p.home = t.conn(p.addr), p.addr
@@ -145,7 +145,7 @@ func (p *path) Flush() error {
 func (p *path) Run(ctx context.Context, report func(transport.State)) error {
 	p.t.add(p)
 	defer p.t.remove(p)
-	r := reporter{report: report, log: p.log}
+	r := transport.NewReporter(report, p.log)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	done := p.session.Done
@@ -165,7 +165,7 @@ func (p *path) Run(ctx context.Context, report func(transport.State)) error {
 		p.lookAtRoute(now)
 		todo := p.step(now)
 		p.carryOut(todo)
-		r.tell(now, todo.state)
+		r.Tell(now, todo.state)
 		if todo.err != nil {
 			return todo.err
 		}
@@ -190,15 +190,15 @@ func (p *path) step(now time.Time) orders {
 	defer p.mu.Unlock()
 	if p.begun.IsZero() {
 		p.begun, p.heartbeatAt = now, now
-		p.life.begin(now, p.session.Native)
+		p.life.Begin(now, p.session.Native)
 	}
-	if late := now.Sub(p.due); !p.due.IsZero() && late > stallAfter {
-		p.life.stalled(now, late)
+	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
+		p.life.Stalled(now, late)
 		p.pmtu.Shift(late)
 	}
-	wasUp := p.life.up
-	p.life.judge(now, p.heardAt(), p.seen && p.established, p.lost)
-	if p.life.up && !wasUp {
+	wasUp := p.life.Up
+	p.life.Judge(now, p.heardAt(), p.seen && p.established, p.lost)
+	if p.life.Up && !wasUp {
 		p.pmtu.Suspect(now) // it may be another way now, and tests in progress are stale
 	}
 	o := orders{err: p.failedLocked()}
@@ -216,9 +216,9 @@ func (p *path) step(now time.Time) orders {
 // failedLocked says why the path has ended for good.
 func (p *path) failedLocked() error {
 	switch {
-	case p.lost && (!p.session.Native || !p.life.up):
+	case p.lost && (!p.session.Native || !p.life.Up):
 		return errControlLost
-	case p.life.expired:
+	case p.life.Expired:
 		return errSilent
 	}
 	return nil
@@ -226,7 +226,7 @@ func (p *path) failedLocked() error {
 
 // testing reports whether tests make sense: the path works and the control
 // connection, which brings the answers, is there. Needs mu.
-func (p *path) testing() bool { return p.life.up && !p.lost && p.conn != nil }
+func (p *path) testing() bool { return p.life.Up && !p.lost && p.conn != nil }
 
 // testLocked orders fragmentation and MTU tests.
 func (p *path) testLocked(now time.Time, o *orders) {
@@ -246,14 +246,14 @@ func (p *path) mtuLocked() int {
 		return mtu
 	}
 	if p.routeMTU != 0 {
-		return p.pmtu.limit(p.routeMTU)
+		return p.pmtu.Limit(p.routeMTU)
 	}
-	return p.pmtu.limit(defaultRoute)
+	return p.pmtu.Limit(defaultRoute)
 }
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.srtt, Loss: p.prober.loss(now),
+		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), Loss: p.prober.Loss(now),
 		Addr: p.addr, Encrypted: p.open != nil,
 	}
 	switch {
@@ -269,14 +269,14 @@ func (p *path) stateLocked(now time.Time, err error) transport.State {
 	case !p.established:
 		s.Why = "the neighbour has not confirmed our heartbeats"
 	default:
-		s.Why = p.life.why
+		s.Why = p.life.Why
 	}
 	return s
 }
 
 // dueLocked is when step has to be called next.
 func (p *path) dueLocked(now time.Time) time.Time {
-	due := p.life.due(now, p.heardAt())
+	due := p.life.Due(now, p.heardAt())
 	earliest := func(t time.Time) {
 		if !t.IsZero() && t.Before(due) {
 			due = t
@@ -343,7 +343,7 @@ func (p *path) lookAtRoute(now time.Time) {
 		return
 	}
 	p.pmtu.SetRoute(now, mtu)
-	if p.refused.Swap(false) && p.pmtu.limit(mtu) >= p.pmtu.MTU() && !now.Before(p.suspectAt) {
+	if p.refused.Swap(false) && p.pmtu.Limit(mtu) >= p.pmtu.MTU() && !now.Before(p.suspectAt) {
 		p.suspectAt = now.Add(suspectEvery)
 		p.pmtu.Suspect(now)
 	}
@@ -365,7 +365,7 @@ func (p *path) HandleControl(tag byte, msg []byte) {
 	case tag == tagEstablished && !p.established:
 		p.established = true
 		p.heartbeatAt = now.Add(heartbeatSlow)
-		p.life.reach(now)
+		p.life.Reach(now)
 	case tag == tagFragTest:
 		p.frag.passed(now)
 	case tag == tagMTU && len(msg) == 2:
@@ -380,8 +380,8 @@ func (p *path) controlLost(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.lost = true
-	p.life.question(now)
-	p.prober.hurry()
+	p.life.Question(now)
+	p.prober.Hurry()
 }
 
 // evict makes Run end.

@@ -587,20 +587,20 @@ func TestBothEndsStrayAndReturn(t *testing.T) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	p.established, p.life.up = true, false
+	p.established, p.life.Up = true, false
 	if p.home != farAddr {
 		t.Fatalf("home = %v, want %v", p.home, farAddr)
 	}
 	p.addr = thirdAddr
 	var o orders
-	p.prober.hurry()
+	p.prober.Hurry()
 	p.probeLocked(now, &o)
 	if o.probe == nil || o.home != farAddr {
 		t.Errorf("a probe to the wrong address alone: %+v", o)
 	}
-	p.life.up = true
+	p.life.Up = true
 	o = orders{}
-	p.prober.hurry()
+	p.prober.Hurry()
 	p.probeLocked(now, &o)
 	if o.home.IsValid() {
 		t.Error("a path that is up probes elsewhere too")

@@ -222,11 +222,11 @@ func TestProbeTellsThatWeAreHeard(t *testing.T) {
 	p := b.path(77, nil, true)
 	b.r.now = time.Unix(9000, 0)
 	b.feed(farAddr, plain(probe{uid: 77, heard: neverHeard}.append(nil, specialProbe)))
-	if !p.life.reached.IsZero() {
+	if !p.life.Reached().IsZero() {
 		t.Error("we are taken for heard although we never were")
 	}
 	b.feed(farAddr, plain(probe{uid: 77, heard: 300}.append(nil, specialProbe)))
-	if got, want := p.life.reached, b.r.now.Add(-300*time.Millisecond); !got.Equal(want) {
+	if got, want := p.life.Reached(), b.r.now.Add(-300*time.Millisecond); !got.Equal(want) {
 		t.Errorf("last heard at %v, want %v", got, want)
 	}
 }

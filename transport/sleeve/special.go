@@ -57,7 +57,11 @@ const (
 )
 
 // zeros is the content of tests.
-var zeros [maxMTU]byte
+var zeros [1 << 16]byte
+
+// isFragTest reports whether an MTU test of that size would be taken for a
+// fragmentation test.
+func isFragTest(size int) bool { return frame.HeaderLen+size == fragTestLen }
 
 // classify tells what kind of special frame b is. b has at least 14 bytes.
 // Probes are looked for only where the neighbour may send them.

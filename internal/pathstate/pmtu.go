@@ -1,30 +1,48 @@
-package sleeve
+package pathstate
 
 import (
+	"cmp"
 	"slices"
 	"time"
-
-	"meshd/internal/frame"
 )
 
-// Sizes of path MTU discovery in bytes: inner IP packets.
+// Sizes of path MTU discovery in bytes, of inner IP packets, where the PMTUConfig
+// does not say them.
 const (
 	floorMTU = 552  // every path is taken to carry it (weave protocol, section 6.7)
-	safeMTU  = 1280 // believed of a path that answers no test at all: IPv6's minimum
-	maxMTU   = 65535
+	safeMTU  = 1280 // IPv6's minimum
+	maxIP    = 65535
 )
+
+// How often the MTU in use is verified: towards meshd neighbours, and towards
+// stock routers, where each test costs a control message.
+const (
+	VerifyNative = 10 * time.Second
+	VerifyStock  = time.Minute
+)
+
+// PMTUConfig is what a PMTU needs to know of a path's transport.
+type PMTUConfig struct {
+	Overhead int // bytes of underlay IP packet besides the inner IP packet
+	// Floor is what every path is taken to carry: nothing less is tested or
+	// decided. 0: 552 bytes.
+	Floor int
+	// Safe is believed of a path that answers no test at all. 0: 1280 bytes.
+	Safe   int
+	Verify time.Duration // how often the MTU in use is verified; 0: VerifyNative
+	// Skip reports sizes that cannot be tested: they count as failed. nil: none.
+	Skip func(size int) bool
+}
 
 // Times of path MTU discovery.
 const (
-	optimism     = time.Second            // how long the route's MTU is believed without any answer
-	answerSlip   = 400 * time.Millisecond // for more answers after the first one: four tries of each
-	retryFirst   = 2 * time.Second        // after a round without any answer; doubled up to retryLast
-	retryLast    = time.Minute
-	raiseFirst   = 30 * time.Second // search upwards; doubled up to raiseLast
-	raiseLast    = 10 * time.Minute
-	verifyNative = 10 * time.Second // how often the MTU in use is verified
-	verifyStock  = time.Minute
-	ackLife      = 5 * time.Second // how long after a test its answer counts
+	optimism   = time.Second            // how long the route's MTU is believed without any answer
+	answerSlip = 400 * time.Millisecond // for more answers after the first one: four tries of each
+	retryFirst = 2 * time.Second        // after a round without any answer; doubled up to retryLast
+	retryLast  = time.Minute
+	raiseFirst = 30 * time.Second // search upwards; doubled up to raiseLast
+	raiseLast  = 10 * time.Minute
+	ackLife    = 5 * time.Second // how long after a test its answer counts
 )
 
 // tryWaits is how long each try of a candidate waits for its answer. Stock
@@ -44,11 +62,11 @@ var rungs = [...]int{
 // what does not.
 const splitWidth = 8
 
-// pmtu finds the largest inner IP packet that a path carries. It is a state
-// machine without I/O: it is told the time, what the kernel knows of the route
-// and which tests were answered, and says what to test next.
+// PMTU finds the largest inner IP packet that a path carries, by tests that the
+// neighbour answers (RFC 8899). It is told the time, what the kernel knows of the
+// route and which tests were answered, and says what to test next.
 //
-//	Start ──► ladder ──► split … split ──► idle ──► check ──► idle
+//	route ──► ladder ──► split … split ──► idle ──► check ──► idle
 //	            ▲                           │ ▲       │ no answer
 //	            └── raise ◄─────────────────┘ └───    ▼
 //	            └───────────────────────────────── suspect
@@ -57,9 +75,8 @@ const splitWidth = 8
 // waits. A round that ends without any answer concludes nothing: control
 // messages may be late, and a dead path is not this machine's business.
 // The MTU goes down before the search and up only to what was verified.
-type pmtu struct {
-	overhead int           // bytes between an inner IP packet and the underlay's
-	verify   time.Duration // how often the MTU in use is verified
+type PMTU struct {
+	c PMTUConfig
 
 	bound int // largest that the kernel's route lets through; 0: not started
 	mtu   int // largest that frames may use now
@@ -91,22 +108,27 @@ type tested struct {
 	at   time.Time
 }
 
-func newPMTU(overhead int, verify time.Duration) *pmtu {
-	return &pmtu{overhead: overhead, verify: verify}
+// NewPMTU returns a machine that waits for its first SetRoute.
+func NewPMTU(c PMTUConfig) *PMTU {
+	c.Floor = cmp.Or(c.Floor, floorMTU)
+	c.Safe = cmp.Or(c.Safe, safeMTU)
+	c.Verify = cmp.Or(c.Verify, VerifyNative)
+	return &PMTU{c: c}
 }
 
-// MTU is the largest inner IP packet in bytes; 0 before Start.
-func (m *pmtu) MTU() int { return m.mtu }
+// MTU is the largest inner IP packet in bytes; 0 before the first SetRoute.
+func (m *PMTU) MTU() int { return m.mtu }
 
-// limit turns a route's MTU into the largest candidate.
-func (m *pmtu) limit(route int) int {
-	return min(max(route-m.overhead, floorMTU), maxMTU-m.overhead)
+// Limit turns the MTU of a route, in bytes of underlay IP packet, into the
+// largest inner IP packet that may be expected of it.
+func (m *PMTU) Limit(route int) int {
+	return min(max(route-m.c.Overhead, m.c.Floor), maxIP-m.c.Overhead)
 }
 
 // SetRoute tells the MTU that the kernel knows for the route, in bytes of
 // underlay IP packet. The first call starts the search.
-func (m *pmtu) SetRoute(now time.Time, route int) {
-	b := m.limit(route)
+func (m *PMTU) SetRoute(now time.Time, route int) {
+	b := m.Limit(route)
 	switch {
 	case m.bound == 0:
 		m.bound, m.mtu = b, b
@@ -124,14 +146,15 @@ func (m *pmtu) SetRoute(now time.Time, route int) {
 	}
 }
 
-// SetOverhead tells that the path now goes over the other IP version.
-func (m *pmtu) SetOverhead(now time.Time, overhead, route int) {
-	if overhead == m.overhead {
+// SetOverhead tells that the path now goes over the other IP version, and the
+// MTU of its route.
+func (m *PMTU) SetOverhead(now time.Time, overhead, route int) {
+	if overhead == m.c.Overhead {
 		return
 	}
-	m.overhead = overhead
+	m.c.Overhead = overhead
 	if m.bound != 0 {
-		m.bound = m.limit(route)
+		m.bound = m.Limit(route)
 		m.mtu = min(m.mtu, m.bound)
 		m.search(now)
 	}
@@ -139,14 +162,14 @@ func (m *pmtu) SetOverhead(now time.Time, overhead, route int) {
 
 // Suspect tells that the path may carry less than before: the MTU in use and
 // everything below is tried. The MTU stays until an answer says more.
-func (m *pmtu) Suspect(now time.Time) {
+func (m *PMTU) Suspect(now time.Time) {
 	if m.bound != 0 {
 		m.search(now)
 	}
 }
 
 // Shift puts off what is waited for, by a time in which we did not run.
-func (m *pmtu) Shift(d time.Duration) {
+func (m *PMTU) Shift(d time.Duration) {
 	for i := range m.trials {
 		m.trials[i].next = m.trials[i].next.Add(d)
 	}
@@ -157,7 +180,7 @@ func (m *pmtu) Shift(d time.Duration) {
 
 // Acked takes the answer to a test of size bytes. Answers that are repeated,
 // late, or to nothing that was tested are harmless.
-func (m *pmtu) Acked(now time.Time, size int) {
+func (m *PMTU) Acked(now time.Time, size int) {
 	if !slices.ContainsFunc(m.sent, func(t tested) bool { return t.size == size && now.Sub(t.at) < ackLife }) {
 		return
 	}
@@ -177,8 +200,9 @@ func (m *pmtu) Acked(now time.Time, size int) {
 	m.conclude(now)
 }
 
-// Next appends the sizes to test now and moves the machine on.
-func (m *pmtu) Next(now time.Time, sizes []int) []int {
+// Next appends the sizes to test now, in bytes of inner IP packet, and moves the
+// machine on.
+func (m *PMTU) Next(now time.Time, sizes []int) []int {
 	if m.bound == 0 {
 		return sizes
 	}
@@ -200,7 +224,7 @@ func (m *pmtu) Next(now time.Time, sizes []int) []int {
 }
 
 // Due is when Next wants to be called; zero: never.
-func (m *pmtu) Due() time.Time {
+func (m *PMTU) Due() time.Time {
 	var due time.Time
 	earliest := func(t time.Time) {
 		if !t.IsZero() && (due.IsZero() || t.Before(due)) {
@@ -228,23 +252,23 @@ func (m *pmtu) Due() time.Time {
 }
 
 // search starts over below the MTU in use, which stays until an answer came.
-func (m *pmtu) search(now time.Time) {
+func (m *PMTU) search(now time.Time) {
 	m.good, m.bad = 0, m.bound+1
 	m.answered, m.checking = false, false
 	m.lowerAt, m.retryAt = time.Time{}, time.Time{}
 	if !m.proven {
 		m.lowerAt = now.Add(optimism)
 	}
-	m.checkAt = now.Add(m.verify)
+	m.checkAt = now.Add(m.c.Verify)
 	m.raiseAt = now.Add(m.raiseWait)
-	m.try(now, m.ladder(floorMTU, m.mtu))
+	m.try(now, m.ladder(m.c.Floor, m.mtu))
 }
 
 // ladder lists the candidates from low to high, both included, largest first.
-func (m *pmtu) ladder(low, high int) []int {
+func (m *PMTU) ladder(low, high int) []int {
 	sizes := []int{high}
 	for _, r := range rungs {
-		if c := r - m.overhead; c > low && c < high {
+		if c := r - m.c.Overhead; c > low && c < high {
 			sizes = append(sizes, c)
 		}
 	}
@@ -254,12 +278,12 @@ func (m *pmtu) ladder(low, high int) []int {
 	return sizes
 }
 
-// try makes a round of the candidates. A size whose test would be taken for a
-// fragmentation test counts as failed.
-func (m *pmtu) try(now time.Time, sizes []int) {
+// try makes a round of the candidates. A size that cannot be tested counts as
+// failed.
+func (m *PMTU) try(now time.Time, sizes []int) {
 	m.trials = m.trials[:0]
 	for _, c := range sizes {
-		if frame.HeaderLen+c == fragTestLen {
+		if m.c.Skip != nil && m.c.Skip(c) {
 			m.bad = min(m.bad, c)
 			continue
 		}
@@ -269,7 +293,7 @@ func (m *pmtu) try(now time.Time, sizes []int) {
 }
 
 // lower gives up an MTU that was not verified in time.
-func (m *pmtu) lower(now time.Time) {
+func (m *PMTU) lower(now time.Time) {
 	if m.lowerAt.IsZero() || now.Before(m.lowerAt) {
 		return
 	}
@@ -278,11 +302,11 @@ func (m *pmtu) lower(now time.Time) {
 		m.mtu = min(m.mtu, m.good)
 		return
 	}
-	m.mtu = min(m.mtu, safeMTU)
+	m.mtu = min(m.mtu, m.c.Safe)
 }
 
 // expire takes candidates that were tried often enough for failing.
-func (m *pmtu) expire(now time.Time) {
+func (m *PMTU) expire(now time.Time) {
 	m.trials = slices.DeleteFunc(m.trials, func(t trial) bool {
 		failed := t.tries == len(tryWaits) && !t.next.After(now)
 		if failed && !m.checking && t.size > m.good {
@@ -296,7 +320,7 @@ func (m *pmtu) expire(now time.Time) {
 }
 
 // conclude ends a round all of whose candidates are answered or have failed.
-func (m *pmtu) conclude(now time.Time) {
+func (m *PMTU) conclude(now time.Time) {
 	if len(m.trials) > 0 {
 		return
 	}
@@ -321,7 +345,7 @@ func (m *pmtu) conclude(now time.Time) {
 }
 
 // split spreads candidates evenly between what works and what does not.
-func (m *pmtu) split() []int {
+func (m *PMTU) split() []int {
 	n := min(splitWidth, m.bad-m.good-1)
 	sizes := make([]int, 0, n)
 	for i := n; i > 0; i-- {
@@ -331,7 +355,7 @@ func (m *pmtu) split() []int {
 }
 
 // begin starts the round that is due, if none runs.
-func (m *pmtu) begin(now time.Time) {
+func (m *PMTU) begin(now time.Time) {
 	if len(m.trials) > 0 {
 		return
 	}
@@ -343,14 +367,14 @@ func (m *pmtu) begin(now time.Time) {
 	case !now.Before(m.raiseAt):
 		m.raise(now)
 	case !now.Before(m.checkAt):
-		m.checkAt = now.Add(m.verify)
+		m.checkAt = now.Add(m.c.Verify)
 		m.checking, m.answered = true, true
 		m.try(now, []int{m.mtu})
 	}
 }
 
 // raise looks for more than the MTU in use.
-func (m *pmtu) raise(now time.Time) {
+func (m *PMTU) raise(now time.Time) {
 	m.raiseWait = min(2*m.raiseWait, raiseLast)
 	m.raiseAt = now.Add(m.raiseWait)
 	if m.mtu >= m.bound {
@@ -361,7 +385,7 @@ func (m *pmtu) raise(now time.Time) {
 }
 
 // note remembers that a size was tested, and forgets old tests.
-func (m *pmtu) note(now time.Time, size int) {
+func (m *PMTU) note(now time.Time, size int) {
 	m.sent = slices.DeleteFunc(m.sent, func(t tested) bool {
 		return t.size == size || now.Sub(t.at) >= ackLife
 	})

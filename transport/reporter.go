@@ -1,22 +1,32 @@
-package sleeve
+package transport
 
 import (
 	"log/slog"
 	"time"
-
-	"meshd/transport"
 )
 
-// reporter tells changes of a path's state: the important ones at once, figures
-// that always change now and then. Run's goroutine owns it.
-type reporter struct {
-	report func(transport.State)
+// reportEvery is how often figures that always change are reported.
+const reportEvery = time.Second
+
+// Reporter tells changes of a path's state to whom Path.Run was given: the
+// important ones at once, figures that always change once a second. It logs what
+// an operator cares about. It must not be used concurrently; Run's goroutine owns
+// it.
+type Reporter struct {
+	report func(State)
 	log    *slog.Logger
-	last   transport.State
+	last   State
 	at     time.Time // zero: nothing was told yet
 }
 
-func (r *reporter) tell(now time.Time, s transport.State) {
+// NewReporter returns a Reporter that has told nothing yet. log has the fields
+// peer and transport.
+func NewReporter(report func(State), log *slog.Logger) *Reporter {
+	return &Reporter{report: report, log: log}
+}
+
+// Tell reports the state if it has changed.
+func (r *Reporter) Tell(now time.Time, s State) {
 	if r.at.IsZero() || r.changed(now, s) {
 		r.note(s)
 		r.last, r.at = s, now
@@ -24,7 +34,7 @@ func (r *reporter) tell(now time.Time, s transport.State) {
 	}
 }
 
-func (r *reporter) changed(now time.Time, s transport.State) bool {
+func (r *Reporter) changed(now time.Time, s State) bool {
 	if s == r.last {
 		return false
 	}
@@ -39,7 +49,7 @@ func (r *reporter) changed(now time.Time, s transport.State) bool {
 }
 
 // note logs what an operator cares about.
-func (r *reporter) note(s transport.State) {
+func (r *Reporter) note(s State) {
 	switch {
 	case s.Up && !r.last.Up:
 		r.log.Info("path up", "addr", s.Addr, "mtu", s.MTU, "encrypted", s.Encrypted)

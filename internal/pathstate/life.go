@@ -1,4 +1,4 @@
-package sleeve
+package pathstate
 
 import "time"
 
@@ -13,26 +13,35 @@ const (
 	aliveWithin   = time.Second // both directions, for the path to come up again
 	questionTime  = time.Second // to prove itself after the control connection is lost
 	questionSlip  = 200 * time.Millisecond
-	patientAfter  = 10 * time.Second // down for that long: probed less often
 	farFuture     = time.Hour
 	notReachedWhy = "our datagrams do not reach the neighbour"
 	notHeardWhy   = "silent: no datagram from the neighbour"
 )
 
-// life judges whether a path works. It knows two times: when we last heard the
+// A path whose timer comes later than StallAfter did not run in between: its
+// process was stopped, or the machine is busy. It tells Life.Stalled and
+// PMTU.Shift how late it is. stallGrace is what Life leaves it to read what has
+// come meanwhile.
+const (
+	StallAfter = 300 * time.Millisecond
+	stallGrace = 200 * time.Millisecond
+)
+
+// Life judges whether a path works. It knows two times: when we last heard the
 // neighbour, and when, as far as we know, the neighbour last heard us.
 //
 //	neighbour ──── any valid datagram ────► us           heard
 //	neighbour ◄─── anything ─── us
 //	    └───────── reply, or probe that tells ────► us    reached
 //
-// It has no clock and does no I/O; the path's mutex guards it.
-type life struct {
-	native  bool
-	up      bool
-	why     string // where it was up and is not any more
-	expired bool   // a stock neighbour was silent for too long
+// When we last heard the neighbour is noted by the data path, for each batch;
+// Judge and Due are told.
+type Life struct {
+	Up      bool   // decided by Judge
+	Why     string // where it was up and is not any more
+	Expired bool   // a stock neighbour was silent for too long: the path has ended
 
+	native  bool
 	begun   time.Time
 	reached time.Time
 	replied time.Time // when the newest probe was sent that was replied to
@@ -43,29 +52,33 @@ type life struct {
 	questionAt, questionEnd  time.Time // zero: nothing is in question
 }
 
-func (l *life) begin(now time.Time, native bool) {
+// Begin starts to judge. native: the neighbour is meshd and answers probes;
+// otherwise it is a stock router whose heartbeats are all there is to go by.
+func (l *Life) Begin(now time.Time, native bool) {
 	l.begun, l.native = now, native
 	l.heardFloor, l.downAt = now, now
 }
 
-// reach notes that the neighbour had something of ours at that time.
-func (l *life) reach(at time.Time) {
-	if at.After(l.reached) {
-		l.reached = at
-	}
-}
+// Reached is when the neighbour last had something of ours, as far as we know;
+// zero: never.
+func (l *Life) Reached() time.Time { return l.reached }
 
-// reply notes that a probe sent at that time was replied to.
-func (l *life) reply(sent time.Time) {
-	l.reach(sent)
+// Reach notes that the neighbour had something of ours at that time.
+func (l *Life) Reach(at time.Time) { l.reached = later(l.reached, at) }
+
+// Replied notes that a probe sent at that time was replied to.
+func (l *Life) Replied(sent time.Time) {
+	l.Reach(sent)
 	l.replied = later(l.replied, sent)
 }
 
-// question demands a sign of life of a path whose control connection is lost.
-func (l *life) question(now time.Time) { l.questionAt, l.questionEnd = now, now.Add(questionTime) }
+// Question demands a sign of life, within a second, of a path whose control
+// connection is lost: the reply to a probe that is sent from now on, or a
+// datagram that cannot have been under way already.
+func (l *Life) Question(now time.Time) { l.questionAt, l.questionEnd = now, now.Add(questionTime) }
 
-// stalled notes that we did not run for a time before now.
-func (l *life) stalled(now time.Time, d time.Duration) {
+// Stalled notes that we did not run for a time before now.
+func (l *Life) Stalled(now time.Time, d time.Duration) {
 	floor := func(t time.Time) time.Time {
 		t = t.Add(d)
 		if left := now.Add(stallGrace - deadAfter); t.Before(left) {
@@ -82,13 +95,14 @@ func (l *life) stalled(now time.Time, d time.Duration) {
 	}
 }
 
-// judge decides. heard is zero where nothing was heard yet; ready: both ends have
-// had a heartbeat of the other; lost: the control connection is gone.
-func (l *life) judge(now, heard time.Time, ready, lost bool) {
+// Judge decides. heard is zero where nothing was heard yet; ready: both ends have
+// had something of the other; lost: the control connection is gone, and the path
+// does not come up again.
+func (l *Life) Judge(now, heard time.Time, ready, lost bool) {
 	l.heardFloor = later(l.heardFloor, heard)
 	if !l.native {
-		l.up = ready
-		l.expired = now.Sub(l.heardFloor) >= stockSilence
+		l.Up = ready
+		l.Expired = now.Sub(l.heardFloor) >= stockSilence
 		return
 	}
 	if !l.questionAt.IsZero() && (!l.replied.Before(l.questionAt) || heard.After(l.questionAt.Add(questionSlip))) {
@@ -97,30 +111,31 @@ func (l *life) judge(now, heard time.Time, ready, lost bool) {
 	silent, unreached := now.Sub(l.heardFloor), now.Sub(later(l.reached, l.reachedFloor))
 	switch {
 	case !ready:
-	case l.up && l.questioned(now), l.up && silent >= deadAfter:
+	case l.Up && l.questioned(now), l.Up && silent >= deadAfter:
 		l.down(now, notHeardWhy)
-	case l.up && unreached >= deadAfter:
+	case l.Up && unreached >= deadAfter:
 		l.down(now, notReachedWhy)
-	case !l.up && !lost && now.Sub(heard) < aliveWithin && now.Sub(l.reached) < aliveWithin:
-		l.up, l.why = true, ""
+	case !l.Up && !lost && now.Sub(heard) < aliveWithin && now.Sub(l.reached) < aliveWithin:
+		l.Up, l.Why = true, ""
 	}
 }
 
 // questioned reports whether the time to prove itself is over.
-func (l *life) questioned(now time.Time) bool {
+func (l *Life) questioned(now time.Time) bool {
 	return !l.questionEnd.IsZero() && !now.Before(l.questionEnd)
 }
 
-func (l *life) down(now time.Time, why string) { l.up, l.why, l.downAt = false, why, now }
+func (l *Life) down(now time.Time, why string) { l.Up, l.Why, l.downAt = false, why, now }
 
 // anxious reports whether signs of life are overdue.
-func (l *life) anxious(now time.Time) bool {
+func (l *Life) anxious(now time.Time) bool {
 	return !l.questionAt.IsZero() || now.Sub(l.heardFloor) >= quietAfter ||
 		now.Sub(later(l.reached, l.reachedFloor)) >= quietAfter
 }
 
-// due is when judge or anxious may change their minds without a datagram.
-func (l *life) due(now, heard time.Time) time.Time {
+// Due is when Judge may change its mind, or probes become more frequent, without
+// a datagram. heard is as for Judge.
+func (l *Life) Due(now, heard time.Time) time.Time {
 	heard = later(l.heardFloor, heard)
 	if !l.native {
 		return heard.Add(stockSilence)

@@ -1,18 +1,19 @@
-package sleeve
+package pathstate
 
 import (
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
-
-	"meshd/internal/frame"
 )
 
-// pathSim drives a pmtu over a path that silently drops what is larger than
+// skipped is a size that the simulated transport cannot test.
+const skipped = 59987
+
+// pathSim drives a PMTU over a path that silently drops what is larger than
 // carries and answers the rest after rtt.
 type pathSim struct {
-	m       *pmtu
+	m       *PMTU
 	now     time.Time
 	rtt     time.Duration
 	carries int
@@ -32,7 +33,7 @@ type answer struct {
 
 func newPathSim(overhead, route, carries int, rtt time.Duration) *pathSim {
 	s := &pathSim{
-		m: newPMTU(overhead, 10*time.Second), now: time.Unix(1_000_000, 0), rtt: rtt,
+		m: NewPMTU(PMTUConfig{Overhead: overhead, Skip: func(size int) bool { return size == skipped }}), now: time.Unix(1_000_000, 0), rtt: rtt,
 		carries: carries, repeat: 1, rng: rand.New(rand.NewPCG(1, 2)),
 	}
 	s.m.SetRoute(s.now, route)
@@ -111,7 +112,7 @@ func TestPMTUFinds(t *testing.T) {
 		{"answers later than any wait", 62, 1500, 1438, 2500 * time.Millisecond, 6 * time.Second, 1438},
 		{"route below the floor", 62, 576, 514, time.Millisecond, time.Second, 552},
 		{"loopback that carries 60 KB", 62, 65536, 59999, time.Millisecond, 10 * time.Second, 59999},
-		{"next to the size of the fragmentation test", 62, 65536, fragTestLen - 14, time.Millisecond, 10 * time.Second, fragTestLen - 15},
+		{"next to a size that cannot be tested", 62, 65536, skipped, time.Millisecond, 10 * time.Second, skipped - 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -129,15 +130,42 @@ func TestPMTUFinds(t *testing.T) {
 	}
 }
 
-func TestPMTUNeverTestsOtherSpecialSizes(t *testing.T) {
-	s := newPathSim(62, 65536, fragTestLen-frame.HeaderLen, time.Millisecond)
+func TestPMTUTestsOnlyWhatItMay(t *testing.T) {
+	s := newPathSim(62, 65536, skipped, time.Millisecond)
 	for range 2000 {
 		s.run(10 * time.Millisecond)
 		for _, x := range s.m.sent {
-			if n := x.size + frame.HeaderLen; n == fragTestLen || n == heartbeatLen || x.size < floorMTU || x.size > 65473 {
+			if x.size == skipped || x.size < floorMTU || x.size > 65473 {
 				t.Fatalf("tested %d", x.size)
 			}
 		}
+	}
+}
+
+func TestPMTUConfig(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	m := NewPMTU(PMTUConfig{Overhead: 90, Floor: 1200, Safe: 1250, Verify: time.Second})
+	if m.MTU() != 0 || !m.Due().IsZero() || len(m.Next(now, nil)) != 0 {
+		t.Error("it does something before it knows the route")
+	}
+	m.SetRoute(now, 1500)
+	sizes := m.Next(now, nil)
+	if m.MTU() != 1410 || slices.Max(sizes) != 1410 || slices.Min(sizes) != 1200 {
+		t.Errorf("MTU = %d, tests %v; want 1410 and down to 1200", m.MTU(), sizes)
+	}
+	m.Acked(now, 1410)
+	m.Acked(now, 1200)
+	if got := m.Due().Sub(now); got != time.Second {
+		t.Errorf("due in %v, want the check in a second", got)
+	}
+	if got := m.Limit(100); got != 1200 {
+		t.Errorf("limit of a route of 100 bytes = %d, want the floor 1200", got)
+	}
+	deaf := NewPMTU(PMTUConfig{Overhead: 90, Safe: 1250})
+	deaf.SetRoute(now, 1500)
+	deaf.Next(now.Add(2*time.Second), nil)
+	if got := deaf.MTU(); got != 1250 {
+		t.Errorf("MTU without answers = %d, want 1250", got)
 	}
 }
 
