@@ -69,6 +69,13 @@ func checkPort(value, port string) *FieldError {
 	return nil
 }
 
+// portOf is the port of an address that was checked.
+func portOf(listen string) uint16 {
+	_, port, _ := net.SplitHostPort(listen)
+	n, _ := parsePort(port)
+	return n
+}
+
 // parsePort reads a decimal port; names and 0 are refused.
 func parsePort(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)

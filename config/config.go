@@ -16,6 +16,7 @@ type Config struct {
 	Listen          string // [address]:port of control TCP and sleeve UDP
 	Bridge          Bridge
 	TAP             TAP
+	UDP             UDP
 	Peers           []string // host[:port] each, as ParsePeer reads them
 	PasswordFile    string
 	Password        Secret // empty: the mesh is not encrypted by password
@@ -42,8 +43,26 @@ type Bridge struct {
 
 // TAP is our port on the bridge.
 type TAP struct {
-	Name string
+	Name    string
+	Offload Switch
 }
+
+// UDP is the sockets of all transports but sleeve, which listens where weave
+// does; Offload is about sleeve's too.
+type UDP struct {
+	Listen  string // [address]:port, another port than Config.Listen's
+	Offload Switch
+}
+
+// Switch says whether something that the kernel may have is used.
+type Switch string
+
+// The values of a Switch.
+const (
+	Auto Switch = "auto" // where the kernel has it and it works
+	On   Switch = "on"   // a kernel without it is an error
+	Off  Switch = "off"
+)
 
 // API is where the daemon takes commands.
 type API struct {
@@ -61,7 +80,8 @@ func Default() Config {
 		Nickname:        nickname,
 		Listen:          ":6783",
 		Bridge:          Bridge{Name: "weave", Create: true},
-		TAP:             TAP{Name: "meshd0"},
+		TAP:             TAP{Name: "meshd0", Offload: Auto},
+		UDP:             UDP{Listen: ":6785", Offload: Auto},
 		MinProtocol:     1,
 		StateDir:        "/var/lib/meshd",
 		Transports:      []string{"sleeve"},

@@ -54,6 +54,9 @@ var keys = []key{
 	numberKey("bridge.mtu", "MTU of the bridge in bytes; 0: chosen at start", false, func(c *Config) *int { return &c.Bridge.MTU }, checkMTU),
 	boolKey("bridge.create", "make the bridge if there is none", false, func(c *Config) *bool { return &c.Bridge.Create }),
 	textKey("tap.name", "name of our port on the bridge", false, func(c *Config) *string { return &c.TAP.Name }, checkDevice),
+	switchKey("tap.offload", "super-frames on our port: auto, on or off", func(c *Config) *Switch { return &c.TAP.Offload }),
+	textKey("udp.listen", "[address]:port for all transports but sleeve", false, func(c *Config) *string { return &c.UDP.Listen }, checkListen),
+	switchKey("udp.offload", "runs of datagrams in one system call: auto, on or off", func(c *Config) *Switch { return &c.UDP.Offload }),
 	listKey("peers", "peers to connect to, host[:port] each", true, func(c *Config) *[]string { return &c.Peers }, checkPeer),
 	textKey("password_file", "file whose first line is the mesh's password", false, func(c *Config) *string { return &c.PasswordFile }, nil),
 	numberKey("min_protocol", "lowest weave protocol to accept", true, func(c *Config) *int { return &c.MinProtocol }, checkProtocol),
@@ -114,6 +117,14 @@ func boolKey(name, usage string, live bool, at func(*Config) *bool) key {
 			*at(c) = v.(bool)
 			return nil
 		}}
+}
+
+// switchKey is a setting of auto, on and off. None can change while the daemon
+// runs.
+func switchKey(name, usage string, at func(*Config) *Switch) key {
+	return key{name, text, usage, false,
+		func(c *Config) any { return string(*at(c)) },
+		func(c *Config, v any) []*FieldError { return setSwitch(at(c), v.(string)) }}
 }
 
 func listKey(name, usage string, live bool, at func(*Config) *[]string, check func(string) *FieldError) key {
@@ -193,6 +204,15 @@ func setPrefixes(to *[]netip.Prefix, items []string) []*FieldError {
 		*to = append(*to, p)
 		return nil
 	})
+}
+
+func setSwitch(to *Switch, s string) []*FieldError {
+	switch v := Switch(strings.ToLower(s)); v {
+	case Auto, On, Off:
+		*to = v
+		return nil
+	}
+	return []*FieldError{fault(s, "is not auto, on or off", "")}
 }
 
 func setLevel(to *slog.Level, s string) []*FieldError {

@@ -91,13 +91,27 @@ func load(name string, data []byte, flags *pflag.FlagSet, transports []string) (
 }
 
 // checkTogether checks what no key shows alone.
-func (c *Config) checkTogether() []*FieldError {
-	if c.Bridge.Name != c.TAP.Name {
-		return nil
+func (c *Config) checkTogether() (faults []*FieldError) {
+	if c.Bridge.Name == c.TAP.Name {
+		faults = append(faults, c.placed("tap.name",
+			fault(c.TAP.Name, "is the bridge's name as well", "the port needs a name of its own")))
 	}
-	k := keyNamed("tap.name")
-	same := fault(c.TAP.Name, "is the bridge's name as well", "the port needs a name of its own")
-	return c.sources[k.name].place(k, []*FieldError{same})
+	if portOf(c.UDP.Listen) == portOf(c.Listen) {
+		// The fault is that of the key that was given.
+		name, value, other := "udp.listen", c.UDP.Listen, "listen"
+		if _, given := c.sources[name]; !given {
+			name, value, other = "listen", c.Listen, name
+		}
+		faults = append(faults, c.placed(name,
+			fault(value, fmt.Sprintf("has the port of %s as well", other), "each needs a port of its own")))
+	}
+	return faults
+}
+
+// placed completes the fault of one key with where its value came from.
+func (c *Config) placed(name string, f *FieldError) *FieldError {
+	k := keyNamed(name)
+	return c.sources[name].place(k, []*FieldError{f})[0]
 }
 
 // set converts and checks one value. One that is wrong may get into c.

@@ -21,7 +21,8 @@ name: 02:00:00:00:00:01
 nickname: weave01
 listen: "[::1]:7783"
 bridge: {name: mesh, mtu: 1400, create: false}
-tap: {name: tap7}
+tap: {name: tap7, offload: off}
+udp: {listen: "[::1]:7785", offload: on}
 peers: [10.142.130.16, "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"]
 min_protocol: 2
 state_dir: /tmp/meshd
@@ -37,7 +38,8 @@ func fullConfig() Config {
 	return Config{
 		Name: 0x02_00_00_00_00_01, Nickname: "weave01", Listen: "[::1]:7783",
 		Bridge:      Bridge{Name: "mesh", MTU: 1400},
-		TAP:         TAP{Name: "tap7"},
+		TAP:         TAP{Name: "tap7", Offload: Off},
+		UDP:         UDP{Listen: "[::1]:7785", Offload: On},
 		Peers:       []string{"10.142.130.16", "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"},
 		MinProtocol: 2, StateDir: "/tmp/meshd",
 		TrustedSubnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -252,6 +254,13 @@ func TestFaults(t *testing.T) {
 		{"device name with a slash", "bridge: {name: ../x}", "bridge.name", 1, []string{"network device"}},
 		{"device name empty", "bridge: {name: ''}", "bridge.name", 1, []string{"empty"}},
 		{"one name for two devices", "tap: {name: weave}", "tap.name", 1, []string{"bridge's name"}},
+		{"offload of the port", "tap: {offload: maybe}", "tap.offload", 1, []string{"maybe", "auto, on or off"}},
+		{"offload of sockets", "udp: {offload: ''}", "udp.offload", 1, []string{"auto, on or off"}},
+		{"UDP port", "udp: {listen: ':x'}", "udp.listen", 1, []string{"1 to 65535"}},
+		{"UDP address", "udp: {listen: 6785}", "udp.listen", 1, []string{"quotes"}},
+		{"one port for two", "udp: {listen: '127.0.0.1:6783'}", "udp.listen", 1, []string{"port of listen as well"}},
+		{"the other one given", "listen: '[::1]:6785'", "listen", 1, []string{"port of udp.listen as well"}},
+		{"both given", "listen: ':1'\nudp: {listen: ':1'}", "udp.listen", 2, []string{"port of listen as well"}},
 		{"MTU too small", "bridge: {mtu: 100}", "bridge.mtu", 1, []string{"576"}},
 		{"MTU too big", "bridge: {mtu: 70000}", "bridge.mtu", 1, []string{"65521"}},
 		{"protocol", "min_protocol: 3", "min_protocol", 1, []string{"1 or 2"}},
@@ -379,7 +388,7 @@ func FuzzLoad(f *testing.F) {
 	for _, s := range []string{
 		"", full, "peers: [", "a: &a [*a]", "bridge: 7", "peers: {a: b}", "<<: {peers: [a]}", "? [a]\n: b",
 		"bridge: &b {mtu: 1400}\ntap: *b", "name: !!binary aGVsbG8=", "nickname: 2020-01-01", "---\n---\n", "peers: [[a]]",
-		"password: hunter2", "listen: !!str 7", "connection_limit: 0x10", "discovery: y", "\xff\xfe", "%YAML 1.1\n---\n{}",
+		"password: hunter2", "listen: !!str 7", "tap: {offload: OFF}", "udp: {offload: off, listen: ':6783'}", "connection_limit: 0x10", "discovery: y", "\xff\xfe", "%YAML 1.1\n---\n{}",
 	} {
 		f.Add([]byte(s))
 	}
@@ -390,6 +399,9 @@ func FuzzLoad(f *testing.F) {
 			if strings.Contains(x.Error(), "\n") {
 				t.Errorf("message of more than one line: %q", x)
 			}
+		}
+		if slices.ContainsFunc(faults, func(x *FieldError) bool { return strings.Contains(x.Problem, "as well") }) {
+			return // two settings that do not go together stay as they are
 		}
 		// What is accepted, or was not touched by a fault, is printed so that it
 		// reads back as the same.

@@ -21,6 +21,10 @@ bridge:
     create: true # default
 tap:
     name: tap9 # MESHD_TAP_NAME
+    offload: auto # default
+udp:
+    listen: :6785 # default
+    offload: auto # default
 peers: # /etc/meshd.yaml:3
     - a
     - '[fd00::1]:1'
