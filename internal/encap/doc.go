@@ -5,4 +5,10 @@
 //	packets ◄── SleeveReader ◄──────── SleeveOpen ◄── datagram
 //	                                       │
 //	                                    Window (replay)
+//
+// weave's sleeve (weave protocol, section 6) towards all routers; native
+// datagrams between meshd peers:
+//
+//	items ──► NativeSeal ──► datagram        sealed in place, keys change
+//	items ◄── NativeOpen ◄── datagram        opened in place
 package encap
