@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"encoding/binary"
 	"errors"
 	"log/slog"
 	"sync"
@@ -25,8 +26,13 @@ type Config struct {
 	Self frame.PeerName
 	Port Port
 	MACs *MACTable
-	Log  *slog.Logger     // nil: slog.Default
-	Now  func() time.Time // nil: time.Now; called once per batch
+	// Local is offered the packets for ourselves that carry EtherTypeLocal, before
+	// anything is learned from them. What it takes (true) is seen by nobody else.
+	// The packet is borrowed; concurrent calls happen. It may call Originate. nil:
+	// they are frames like all others.
+	Local func(p frame.Packet) bool
+	Log   *slog.Logger     // nil: slog.Default
+	Now   func() time.Time // nil: time.Now; called once per batch
 }
 
 // Forwarder passes frames between the port and the neighbours (weave protocol,
@@ -39,6 +45,7 @@ type Forwarder struct {
 	self     frame.PeerName
 	port     Port
 	macs     *MACTable
+	local    func(p frame.Packet) bool
 	log      *slog.Logger
 	now      func() time.Time
 	fib      atomic.Pointer[FIB]
@@ -56,6 +63,15 @@ const (
 	warningsBurst     = 5
 )
 
+// EtherTypeLocal is the type of frames that peers exchange among themselves: Local
+// Experimental EtherType 1 of IEEE Std 802. Others may use it too, so what is ours
+// shows in the payload.
+const EtherTypeLocal = 0x88b5
+
+// ErrNoRoute is what Originate returns where no usable connection leads to a
+// packet's destination.
+var ErrNoRoute = errors.New("no connection leads to the peer")
+
 // spanningTree is the group address that bridges speak to each other by.
 var spanningTree = frame.MAC{0x01, 0x80, 0xc2}
 
@@ -65,6 +81,7 @@ func NewForwarder(cfg Config) *Forwarder {
 		self:     cfg.Self,
 		port:     cfg.Port,
 		macs:     cfg.MACs,
+		local:    cfg.Local,
 		log:      cfg.Log,
 		now:      cfg.Now,
 		answers:  rate.NewLimiter(answersPerSecond, answersBurst),
@@ -114,6 +131,33 @@ func (f *Forwarder) FromLinks(packets []frame.Packet) {
 		}
 	}
 	b.end()
+}
+
+// Originate sends packets of our own, which need no host's addresses, each to its
+// Dst by the FIB, and flushes. It returns how many the neighbours' paths took and,
+// where that is not all, why the last of the others was not: ErrNoRoute, or an
+// error of the path, such as a *transport.TooBigError. Nobody is answered. packets
+// is borrowed.
+func (f *Forwarder) Originate(packets []frame.Packet) (sentPackets int, err error) {
+	b := f.begin()
+	for i := range packets {
+		p := &packets[i]
+		to, ok := b.fib.peer(p.Dst)
+		if !ok || b.fib.unicast[to] == noSlot {
+			b.tally.drops[DropNoRoute]++
+			err = ErrNoRoute
+			continue
+		}
+		if e := b.send(b.fib.unicast[to], *p); e != nil {
+			b.tally.drops[refusal(e)]++
+			err = e
+			continue
+		}
+		b.tally.add(sent, len(p.Frame.Data))
+		sentPackets++
+	}
+	b.end()
+	return sentPackets, err
 }
 
 // batch is the state of one call.
@@ -220,6 +264,9 @@ func (b *batch) fromLinks(p frame.Packet) (why Drop, ok bool) {
 		}
 		return b.unicast(p, to, relayed)
 	}
+	if f := b.forwarder; f.local != nil && isLocal(p.Frame.Data) && f.local(p) {
+		return 0, true
+	}
 	if b.learn(src, p.Src, p.Frame.Data) == Conflict {
 		return DropMACConflict, false
 	}
@@ -246,6 +293,11 @@ func hop(p *frame.Packet) bool {
 		p.Hops--
 	}
 	return true
+}
+
+// isLocal reports whether a frame of at least HeaderLen bytes has EtherTypeLocal.
+func isLocal(data []byte) bool {
+	return binary.BigEndian.Uint16(data[frame.HeaderLen-2:]) == EtherTypeLocal
 }
 
 // addresses reads the MAC addresses of a frame. A source that is no host's

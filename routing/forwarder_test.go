@@ -497,6 +497,61 @@ func TestFlappingIsReported(t *testing.T) {
 	}
 }
 
+// What Local takes is seen by nobody else, and only what is for us is offered.
+func TestLocal(t *testing.T) {
+	r := newRig(t)
+	var offered []frame.Packet
+	taking := true
+	r.Forwarder = NewForwarder(Config{
+		Self: r.a, Port: r.port, MACs: r.macs, Now: func() time.Time { return r.now },
+		Local: func(p frame.Packet) bool { offered = append(offered, p); return taking },
+	})
+	r.SetFIB(newRig(t).FIB())
+	local := ethernet(hostMAC(1), hostMAC(7), EtherTypeLocal, 'x')
+	tagged := ethernet(hostMAC(1), hostMAC(8), frame.EtherTypeVLAN, 0, 1, 0x88, 0xb5)
+	ours := packet(r.d, r.a, local)
+
+	r.FromLinks([]frame.Packet{ours, packet(r.a, r.a, local), packet(r.b, r.c, local), packet(peerName(77), r.a, local)})
+	if !slices.EqualFunc(offered, []frame.Packet{ours}, samePacket) {
+		t.Errorf("offered %v, want only %v", offered, ours)
+	}
+	wantPort(t, r.port)
+	if at, known := r.macs.Lookup(hostMAC(7)); known {
+		t.Errorf("its source address was learned behind %v", at)
+	}
+
+	taking = false
+	r.FromLinks([]frame.Packet{ours, packet(r.b, r.a, tagged)})
+	wantPort(t, r.port, local, tagged)
+	if len(offered) != 2 {
+		t.Errorf("offered %d packets, want 2", len(offered))
+	}
+}
+
+func TestOriginate(t *testing.T) {
+	r := newRig(t)
+	own := text(hostMAC(4), hostMAC(1), "x")
+	n, err := r.Originate([]frame.Packet{packet(r.a, r.b, own), packet(r.a, r.d, own)})
+	if n != 2 || err != nil {
+		t.Errorf("Originate = %d, %v, want 2 sent", n, err)
+	}
+	wantPackets(t, "b", r.toB, packet(r.a, r.b, own), packet(r.a, r.d, own))
+	for _, dst := range []frame.PeerName{r.a, r.e, peerName(77), 0} {
+		if n, err := r.Originate([]frame.Packet{packet(r.a, dst, own)}); n != 0 || !errors.Is(err, ErrNoRoute) {
+			t.Errorf("Originate to %v = %d, %v, want ErrNoRoute", dst, n, err)
+		}
+	}
+	r.toC.refuse = &transport.TooBigError{MTU: 1000}
+	n, err = r.Originate([]frame.Packet{packet(r.a, r.c, own), packet(r.a, r.b, own)})
+	if tooBig, is := errors.AsType[*transport.TooBigError](err); n != 1 || !is || tooBig.MTU != 1000 {
+		t.Errorf("Originate = %d, %v, want 1 sent and the path's error", n, err)
+	}
+	if st := r.Stats(); st.Sent.Frames != 3 || st.FromPort.Frames != 0 {
+		t.Errorf("Stats = %+v, want 3 sent and none from the port", st)
+	}
+	wantDrops(t, r.Forwarder, map[Drop]uint64{DropNoRoute: 4, DropTooBig: 1})
+}
+
 // TestForwarderConcurrently runs everything at once for the race detector, with
 // FIBs of different sizes.
 func TestForwarderConcurrently(t *testing.T) {
@@ -568,7 +623,10 @@ func loads(batch int) []load {
 	for _, n := range neighbours {
 		entries = append(entries, Peer{Name: n, UID: 1, Version: 1, Connections: both(a)})
 	}
-	f := NewForwarder(Config{Self: a, Port: &sink{}, MACs: NewMACTable(MACConfig{Self: a})})
+	f := NewForwarder(Config{
+		Self: a, Port: &sink{}, MACs: NewMACTable(MACConfig{Self: a}),
+		Local: func(p frame.Packet) bool { return p.Src == neighbours[0] },
+	})
 	f.SetFIB(NewFIB(topologyOf(a, entries), senders))
 	f.macs.Learn(hostMAC(1), a, false, time.Now())
 	f.macs.Learn(hostMAC(2), neighbours[0], false, time.Now())
@@ -578,12 +636,16 @@ func loads(batch int) []load {
 	in := slices.Repeat([]frame.Packet{packet(neighbours[0], a, ethernet(hostMAC(1), hostMAC(2), 0x0800, payload...))}, batch)
 	across := slices.Repeat([]frame.Packet{packet(neighbours[0], neighbours[1], in[0].Frame)}, batch)
 	flooded := slices.Repeat([]frame.Packet{packet(neighbours[0], a, ethernet(broadcastMAC, hostMAC(2), 0x0800, payload...))}, batch)
+	own := slices.Repeat([]frame.Packet{packet(a, neighbours[0], ethernet(hostMAC(2), hostMAC(1), EtherTypeLocal, payload...))}, batch)
+	taken := slices.Repeat([]frame.Packet{packet(neighbours[0], a, own[0].Frame)}, batch)
 	return []load{
 		{"unicast out", func() { f.FromPort(out) }},
 		{"unicast in", func() { f.FromLinks(in) }},
 		{"flood out", func() { f.FromPort(all) }},
 		{"flood on", func() { f.FromLinks(flooded) }},
 		{"relay", func() { f.FromLinks(across) }},
+		{"our own", func() { f.Originate(own) }},
+		{"taken", func() { f.FromLinks(taken) }},
 	}
 }
 

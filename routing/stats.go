@@ -62,7 +62,7 @@ type Stats struct {
 	FromPort  Count `json:"from_port"`
 	FromLinks Count `json:"from_links"`
 	ToPort    Count `json:"to_port"`
-	Sent      Count `json:"sent"`     // from the port to the one peer that has the MAC
+	Sent      Count `json:"sent"`     // to one peer: from the port to the one that has the MAC, or of our own
 	Flooded   Count `json:"flooded"`  // copies, from the port and from other peers
 	Relayed   Count `json:"relayed"`  // between two other peers
 	Local     Count `json:"local"`    // from the port, for a MAC on our side
