@@ -203,6 +203,35 @@ func (p *Peer) Usage(ctx context.Context) (Usage, error) {
 	return Usage{Goroutines: int(goroutines), Heap: int64(heap), RSS: rss}, err
 }
 
+// Metric reads one figure of the peer's metrics: the sum over its labels.
+func (p *Peer) Metric(ctx context.Context, name string) (float64, error) {
+	body, err := p.get(ctx, "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	return sumOf(body, name)
+}
+
+// sumOf adds up a metric in Prometheus' text format.
+func sumOf(body []byte, name string) (sum float64, err error) {
+	found := false
+	for line := range strings.Lines(string(body)) {
+		rest, ok := strings.CutPrefix(line, name)
+		if !ok || rest[0] != ' ' && rest[0] != '{' {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' ')+1:]), 64)
+		if err != nil {
+			return 0, fmt.Errorf("metric %s: %w", name, err)
+		}
+		sum, found = sum+v, true
+	}
+	if !found {
+		return 0, fmt.Errorf("no metric %s", name)
+	}
+	return sum, nil
+}
+
 // metric finds a metric without labels in Prometheus' text format.
 func metric(body []byte, name string) (float64, error) {
 	for line := range strings.Lines(string(body)) {

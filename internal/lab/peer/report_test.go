@@ -95,3 +95,17 @@ func TestPeerThatIsDown(t *testing.T) {
 		}
 	}
 }
+
+func TestSumOf(t *testing.T) {
+	body := []byte("# TYPE frames counter\nframes{way=\"in\"} 3\nframes{way=\"a b\"} 1.5e1\nframes_lost 7\nplain 2\nbad{x=\"y\"} z\n")
+	for name, want := range map[string]float64{"frames": 18, "frames_lost": 7, "plain": 2} {
+		if got, err := sumOf(body, name); got != want || err != nil {
+			t.Errorf("sumOf %s = %v, %v, want %v", name, got, err, want)
+		}
+	}
+	for _, name := range []string{"nothing", "bad", "frame"} {
+		if got, err := sumOf(body, name); err == nil {
+			t.Errorf("sumOf %s = %v, want an error", name, got)
+		}
+	}
+}
