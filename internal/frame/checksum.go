@@ -59,3 +59,9 @@ func PseudoSum(addrs []byte, proto uint8, length int) uint16 {
 	rest[7] = proto
 	return Sum(Sum(0, addrs), rest[:])
 }
+
+// add adds two words in one's complement arithmetic.
+func add(a, b uint16) uint16 {
+	sum := uint32(a) + uint32(b)
+	return uint16(sum) + uint16(sum>>16)
+}
