@@ -5,18 +5,105 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"syscall"
+	"sync"
+	"sync/atomic"
 
-	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/frame"
 )
 
-// device is one TAP that we have open. It is not changed after it was made.
+// maxRefusals is how many super-frames in a row, made by us and therefore right, the
+// kernel may refuse before it gets no more.
+const maxRefusals = 8
+
+// device is one TAP that we have open. One thread reads, any may write.
 type device struct {
-	file  *os.File
-	raw   syscall.RawConn
-	index int // in our namespace
+	index    int      // in our namespace
+	vnet     bool     // frames have virtio-net headers: the offload backend
+	features features // of the offload backend
+	usual    Offload  // what was found when it was opened
+
+	refusals atomic.Int32 // in a row, of super-frames that we made
+
+	closing atomic.Bool // set once, before the reader is woken for it
+	// mu is held shared by whoever uses the descriptors, the sleeping reader too,
+	// and held to close them.
+	mu   sync.RWMutex
+	fd   int // the TAP, non-blocking; -1: closed
+	wake int // eventfd that ends the reader's sleep
+}
+
+// newDevice takes over the descriptor of a TAP, unless it fails.
+func newDevice(fd int) (*device, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	return &device{fd: fd, wake: wake}, nil
+}
+
+// takes tells whether the kernel takes frames with such an Offload.
+func (d *device) takes(o frame.Offload) bool {
+	switch o.GSOType &^ frame.GSOECN {
+	case frame.GSONone:
+		return d.vnet
+	case frame.GSOTCPv4, frame.GSOTCPv6:
+		return d.joins()
+	case frame.GSOUDP: // learned together with reading them
+		return d.joins() && d.features&unix.TUN_F_USO4 != 0
+	}
+	return false
+}
+
+// joins tells whether the kernel gets super-frames.
+func (d *device) joins() bool { return d.vnet && d.refusals.Load() < maxRefusals }
+
+// judge notes whether the kernel took a super-frame that we made. It returns true
+// when that was the last that it gets.
+func (d *device) judge(taken bool) (gaveUp bool) {
+	if !taken {
+		return d.refusals.Add(1) == maxRefusals
+	}
+	if d.refusals.Load() != 0 {
+		d.refusals.Store(0)
+	}
+	return false
+}
+
+// Offload says what is in force.
+func (d *device) Offload() Offload {
+	o := d.usual
+	if d.vnet && !d.joins() {
+		o.Why = "the kernel refuses super-frames: they are cut before they are written"
+	}
+	return o
+}
+
+// interrupt lets the reader's batch, the one that it waits in or else its next,
+// return without frames.
+func (d *device) interrupt() {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.fd >= 0 {
+		unix.Write(d.wake, []byte{7: 1}) // a full counter wakes as well
+	}
+}
+
+// close closes the TAP, which is gone with that: it does not persist. It waits for
+// those who use it. Later calls do nothing.
+func (d *device) close() error {
+	d.closing.Store(true)
+	d.interrupt()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fd < 0 {
+		return nil
+	}
+	err := errors.Join(os.NewSyscallError("close", unix.Close(d.fd)), unix.Close(d.wake))
+	d.fd, d.wake = -1, -1
+	return err
 }
 
 // ensureDevice returns the TAP, equipped and up but not yet on a bridge, and what
@@ -72,7 +159,7 @@ func (p *Port) makeDevice() (netlink.Link, error) {
 	if err := p.checkDeviceName(); err != nil {
 		return nil, err
 	}
-	d, err := openDevice(p.device)
+	d, err := p.openDevice()
 	if err != nil {
 		return nil, err
 	}
@@ -81,14 +168,14 @@ func (p *Port) makeDevice() (netlink.Link, error) {
 		err = p.nl.LinkSetAlias(link, portTag)
 	}
 	if err != nil {
-		return nil, errors.Join(err, d.file.Close())
+		return nil, errors.Join(err, d.close())
 	}
 	if err := setIPv6(p.device, portSettings); err != nil {
 		p.log.Warn("port may take part in IPv6", "device", p.device, "err", err)
 	}
 	d.index = link.Attrs().Index
 	if old := p.dev.Swap(d); old != nil {
-		old.file.Close() // its device is gone; the error says so again
+		old.close() // its device is gone; the error says so again
 	}
 	select {
 	case p.swapped <- struct{}{}:
@@ -98,8 +185,8 @@ func (p *Port) makeDevice() (netlink.Link, error) {
 }
 
 // checkDeviceName makes sure that the TAP's name is free, or that of a TAP that a
-// killed meshd left. It also keeps openDevice from failing for a taken name:
-// water would not close the descriptor then.
+// killed meshd left. It also keeps openPortable from failing for a taken
+// name: water would not close the descriptor then.
 func (p *Port) checkDeviceName() error {
 	link, err := p.nl.LinkByName(p.device)
 	switch {
@@ -115,34 +202,4 @@ func (p *Port) checkDeviceName() error {
 		return fmt.Errorf("%s is in use: %w", p.device, ErrRunning)
 	}
 	return nil
-}
-
-// openDevice makes or takes over the TAP of that name, which ends with the
-// descriptor.
-func openDevice(name string) (*device, error) {
-	ifce, err := water.New(water.Config{
-		DeviceType:             water.TAP,
-		PlatformSpecificParams: water.PlatformSpecificParams{Name: name},
-	})
-	switch {
-	case errors.Is(err, unix.EBUSY):
-		return nil, ErrRunning
-	case errors.Is(err, unix.EPERM):
-		return nil, ErrPrivilege
-	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", tunPath, err)
-	}
-	file, ok := ifce.ReadWriteCloser.(*os.File)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("TAP is a %T", ifce.ReadWriteCloser), ifce.Close())
-	}
-	raw, err := file.SyscallConn()
-	if err == nil {
-		// A child that inherits it would keep the TAP alive.
-		err = raw.Control(func(fd uintptr) { unix.CloseOnExec(int(fd)) })
-	}
-	if err != nil {
-		return nil, errors.Join(err, file.Close())
-	}
-	return &device{file: file, raw: raw}, nil
 }

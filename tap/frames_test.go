@@ -3,7 +3,6 @@ package tap
 import (
 	"bytes"
 	"errors"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +26,7 @@ func flows(t *testing.T, p *Port, w *device, frames <-chan []byte) {
 	out := ethernet(broadcast, macB, append([]byte{0x88, 0xb6}, make([]byte, 50)...)...)
 	eventually(t, "a frame from the bridge to the port", func() bool {
 		rejoin(w)
-		w.file.Write(in)
+		inject(w, in)
 		return receive(frames, in, 50*time.Millisecond)
 	})
 	eventually(t, "a frame from the port to the bridge", func() bool {
@@ -74,27 +73,26 @@ func TestFramesOfEveryKind(t *testing.T) {
 	}
 	for name, data := range kinds {
 		t.Run(name, func(t *testing.T) {
-			namespace(t)
-			p := open(t, Config{CreateBridge: true, MTU: mtu})
-			w := wire(t, "weave", mtu)
-			frames, _ := run(t, p)
-			if _, err := w.file.Write(data); err != nil {
-				t.Fatal(err)
-			}
-			if !receive(frames, data, patience) {
-				t.Error("did not pass from the bridge to the port")
-			}
-			n, err := p.Write([]frame.Frame{{Data: data}})
-			if n != 1 || err != nil {
-				t.Errorf("Write() = %d, %v; want 1, nil", n, err)
-			}
-			if !readFrame(w, data, patience) {
-				t.Error("did not pass from the port to the bridge")
-			}
-			s := p.Stats()
-			if s.Read.Frames < 1 || s.Written.Frames != 1 || s.Written.Bytes != uint64(len(data)) || s.Drops != nil {
-				t.Errorf("Stats() = %+v", s)
-			}
+			backends(t, func(t *testing.T, mode string) {
+				p := open(t, Config{CreateBridge: true, MTU: mtu, Offload: mode})
+				w := wire(t, "weave", mtu)
+				frames, _ := run(t, p)
+				must(t, inject(w, data))
+				if !receive(frames, data, patience) {
+					t.Error("did not pass from the bridge to the port")
+				}
+				n, err := p.Write([]frame.Frame{{Data: data}})
+				if n != 1 || err != nil {
+					t.Errorf("Write() = %d, %v; want 1, nil", n, err)
+				}
+				if !readFrame(w, data, patience) {
+					t.Error("did not pass from the port to the bridge")
+				}
+				s := p.Stats()
+				if s.Read.Frames < 1 || s.Written.Frames != 1 || s.Written.Bytes != uint64(len(data)) || s.Drops != nil {
+					t.Errorf("Stats() = %+v", s)
+				}
+			})
 		})
 	}
 }
@@ -123,95 +121,93 @@ func ipv6(size int, dst ...byte) []byte {
 }
 
 func TestBatches(t *testing.T) {
-	namespace(t)
-	p := open(t, Config{CreateBridge: true})
-	w := wire(t, "weave", p.MTU())
-	const count = 3*maxBatch + 5
-	sizes := make([]int, count)
-	for i := range sizes {
-		sizes[i] = 60 + i*6 // up to more than 1200
-		f := ethernet(broadcast, macA, append([]byte{0x88, 0xb5, byte(i)}, make([]byte, sizes[i]-15)...)...)
-		if _, err := w.file.Write(f); err != nil {
-			t.Fatal(err)
+	backends(t, func(t *testing.T, mode string) {
+		p := open(t, Config{CreateBridge: true, Offload: mode})
+		w := wire(t, "weave", p.MTU())
+		const count = 3*maxBatch + 5
+		sizes := make([]int, count)
+		for i := range sizes {
+			sizes[i] = 60 + i*6 // up to more than 1200
+			must(t, inject(w, ethernet(broadcast, macA, append([]byte{0x88, 0xb5, byte(i)}, make([]byte, sizes[i]-15)...)...)))
 		}
-	}
-	r := newReader(p.MTU())
-	p.dev.Load().file.SetReadDeadline(time.Now().Add(patience))
-	got := 0
-	for got < count {
-		batch, err := r.batch(p.dev.Load())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(batch) == 0 || len(batch) > maxBatch {
-			t.Fatalf("batch of %d frames", len(batch))
-		}
-		for _, f := range batch {
-			if len(f.Data) != sizes[got] || f.Data[14] != byte(got) || cap(f.Data) != len(f.Data) {
-				t.Fatalf("frame %d: %d bytes (room for %d), number %d; want %d bytes", got, len(f.Data), cap(f.Data), f.Data[14], sizes[got])
+		r, d := newReader(p.MTU(), mode == OffloadOn), p.dev.Load()
+		defer time.AfterFunc(patience, d.interrupt).Stop()
+		got := 0
+		for got < count {
+			batch, err := r.batch(d)
+			must(t, err)
+			if len(batch) == 0 || len(batch) > maxBatch {
+				t.Fatalf("batch of %d frames", len(batch))
 			}
-			got++
+			for _, f := range batch {
+				if len(f.Data) != sizes[got] || f.Data[14] != byte(got) || cap(f.Data) != len(f.Data) {
+					t.Fatalf("frame %d: %d bytes (room for %d), number %d; want %d bytes", got, len(f.Data), cap(f.Data), f.Data[14], sizes[got])
+				}
+				got++
+			}
 		}
-	}
+	})
 }
 
 func TestReadDropsWhatIsTooBig(t *testing.T) {
-	namespace(t)
-	p := open(t, Config{CreateBridge: true})
-	w := wire(t, "weave", 4000)
-	must(t, netlink.LinkSetMTU(link(t, "weave"), 4000)) // by somebody else, behind our back
-	must(t, netlink.LinkSetMTU(link(t, "meshd0"), 4000))
-	big := ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 3000)...)...)
-	small := ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)
-	for _, f := range [][]byte{big, small} {
-		_, err := w.file.Write(f)
+	backends(t, func(t *testing.T, mode string) {
+		p := open(t, Config{CreateBridge: true, Offload: mode})
+		w := wire(t, "weave", 4000)
+		must(t, netlink.LinkSetMTU(link(t, "weave"), 4000)) // by somebody else, behind our back
+		must(t, netlink.LinkSetMTU(link(t, "meshd0"), 4000))
+		big := ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 3000)...)...)
+		small := ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)
+		for _, f := range [][]byte{big, small} {
+			must(t, inject(w, f))
+		}
+		r := newReader(p.MTU(), mode == OffloadOn)
+		batch, err := r.batch(p.dev.Load())
 		must(t, err)
-	}
-	r := newReader(p.MTU())
-	batch, err := r.batch(p.dev.Load())
-	must(t, err)
-	if len(batch) != 1 || !bytes.Equal(batch[0].Data, small) || r.tooBig != 1 {
-		t.Errorf("batch = %d frames, %d too big; want the small one, 1", len(batch), r.tooBig)
-	}
+		if len(batch) != 1 || !bytes.Equal(batch[0].Data, small) || r.tooBig != 1 {
+			t.Errorf("batch = %d frames, %d too big; want the small one, 1", len(batch), r.tooBig)
+		}
+	})
 }
 
 func TestWriteFaults(t *testing.T) {
-	namespace(t)
-	p := open(t, Config{CreateBridge: true})
-	good := frame.Frame{Data: ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)}
-	short := frame.Frame{Data: good.Data[:5]}
-	super := frame.Frame{Data: good.Data, Offload: frame.Offload{GSOType: 1, GSOSize: 10}}
-	if n, err := p.Write([]frame.Frame{good, short, super, {}, good}); n != 2 || err == nil {
-		t.Errorf("Write(good, short, super-frame, empty, good) = %d, %v; want 2 and an error", n, err)
-	}
-	if d := p.Stats().Drops; d["refused"] != 2 || d["offload"] != 1 || len(d) != 2 {
-		t.Errorf("drops = %v, want 2 refused and 1 offload", d)
-	}
-	if n, err := p.Write(nil); n != 0 || err != nil {
-		t.Errorf("Write(nothing) = %d, %v", n, err)
-	}
-	must(t, netlink.LinkSetDown(link(t, "meshd0")))
-	if n, err := p.Write([]frame.Frame{good, good}); n != 0 || !errors.Is(err, unix.EIO) {
-		t.Errorf("Write() while down = %d, %v; want 0, %v", n, err, unix.EIO)
-	}
-	must(t, netlink.LinkDel(link(t, "meshd0")))
-	if n, err := p.Write([]frame.Frame{good}); n != 0 || !errors.Is(err, unix.EBADFD) {
-		t.Errorf("Write() while deleted = %d, %v; want 0, %v", n, err, unix.EBADFD)
-	}
-	if d := p.Stats().Drops; d["down"] != 3 {
-		t.Errorf("drops = %v, want 3 down", d)
-	}
-	r := newReader(p.MTU())
-	if _, err := r.batch(p.dev.Load()); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("batch() of a deleted TAP = %v, want an error", err)
-	}
+	backends(t, func(t *testing.T, mode string) {
+		p := open(t, Config{CreateBridge: true, Offload: mode})
+		good := frame.Frame{Data: ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)}
+		short := frame.Frame{Data: good.Data[:5]}
+		super := frame.Frame{Data: good.Data, Offload: frame.Offload{GSOType: 1, GSOSize: 10}}
+		if n, err := p.Write([]frame.Frame{good, short, super, {}, good}); n != 2 || err == nil {
+			t.Errorf("Write(good, short, super-frame, empty, good) = %d, %v; want 2 and an error", n, err)
+		}
+		if d := p.Stats().Drops; d["refused"] != 2 || d["malformed"] != 1 || len(d) != 2 {
+			t.Errorf("drops = %v, want 2 refused and 1 malformed", d)
+		}
+		if n, err := p.Write(nil); n != 0 || err != nil {
+			t.Errorf("Write(nothing) = %d, %v", n, err)
+		}
+		must(t, netlink.LinkSetDown(link(t, "meshd0")))
+		if n, err := p.Write([]frame.Frame{good, good}); n != 0 || !errors.Is(err, unix.EIO) {
+			t.Errorf("Write() while down = %d, %v; want 0, %v", n, err, unix.EIO)
+		}
+		must(t, netlink.LinkDel(link(t, "meshd0")))
+		if n, err := p.Write([]frame.Frame{good}); n != 0 || !errors.Is(err, unix.EBADFD) {
+			t.Errorf("Write() while deleted = %d, %v; want 0, %v", n, err, unix.EBADFD)
+		}
+		if d := p.Stats().Drops; d["down"] != 3 {
+			t.Errorf("drops = %v, want 3 down", d)
+		}
+		r := newReader(p.MTU(), mode == OffloadOn)
+		if _, err := r.batch(p.dev.Load()); err == nil {
+			t.Error("batch() of a deleted TAP = nil error")
+		}
+	})
 }
 
 // TestConcurrentWrites has several writers while the TAP is deleted and made
 // anew again and again.
-func TestConcurrentWrites(t *testing.T) {
-	namespace(t)
-	p := open(t, Config{CreateBridge: true})
+func TestConcurrentWrites(t *testing.T) { backends(t, concurrentWrites) }
+
+func concurrentWrites(t *testing.T, mode string) {
+	p := open(t, Config{CreateBridge: true, Offload: mode})
 	w := wire(t, "weave", p.MTU())
 	frames, _ := run(t, p)
 	f := frame.Frame{Data: ethernet(broadcast, macA, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)}
@@ -243,24 +239,25 @@ func TestNoAllocationPerBatch(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector empties pools at random")
 	}
-	namespace(t)
-	p := open(t, Config{CreateBridge: true})
-	w := wire(t, "weave", p.MTU())
-	batch := fullBatch()
-	if got := testing.AllocsPerRun(50, func() { p.Write(batch) }); got != 0 {
-		t.Errorf("Write allocates %v times per batch, want 0", got)
-	}
-	r := newReader(p.MTU())
-	d := p.dev.Load()
-	got := testing.AllocsPerRun(50, func() {
-		w.file.Write(batch[0].Data)
-		if b, err := r.batch(d); len(b) == 0 || err != nil {
-			t.Fatalf("batch() = %d frames, %v", len(b), err)
+	backends(t, func(t *testing.T, mode string) {
+		p := open(t, Config{CreateBridge: true, Offload: mode})
+		w := wire(t, "weave", p.MTU())
+		batch := fullBatch()
+		if got := testing.AllocsPerRun(50, func() { p.Write(batch) }); got != 0 {
+			t.Errorf("Write allocates %v times per batch, want 0", got)
+		}
+		r := newReader(p.MTU(), mode == OffloadOn)
+		d := p.dev.Load()
+		got := testing.AllocsPerRun(50, func() {
+			inject(w, batch[0].Data)
+			if b, err := r.batch(d); len(b) == 0 || err != nil {
+				t.Fatalf("batch() = %d frames, %v", len(b), err)
+			}
+		})
+		if got != 0 {
+			t.Errorf("reading allocates %v times per batch, want 0", got)
 		}
 	})
-	if got != 0 {
-		t.Errorf("reading allocates %v times per batch, want 0", got)
-	}
 }
 
 // fullBatch is a batch of the largest frames at the default MTU.
@@ -274,37 +271,45 @@ func fullBatch() []frame.Frame {
 }
 
 func BenchmarkWrite(b *testing.B) {
-	namespace(b)
-	p := open(b, Config{CreateBridge: true})
-	batch := fullBatch()
-	b.SetBytes(int64(len(batch) * len(batch[0].Data)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if n, err := p.Write(batch); n != len(batch) {
-			b.Fatal(n, err)
-		}
+	for _, mode := range []string{OffloadOn, OffloadOff} {
+		b.Run("offload="+mode, func(b *testing.B) {
+			namespace(b)
+			p := open(b, Config{CreateBridge: true, Offload: mode})
+			batch := fullBatch()
+			b.SetBytes(int64(len(batch) * len(batch[0].Data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if n, err := p.Write(batch); n != len(batch) {
+					b.Fatal(n, err)
+				}
+			}
+		})
 	}
 }
 
 // BenchmarkRead includes what it takes to put the frames on the bridge.
 func BenchmarkRead(b *testing.B) {
-	namespace(b)
-	p := open(b, Config{CreateBridge: true})
-	w := wire(b, "weave", p.MTU())
-	f := fullBatch()[0].Data
-	r, d := newReader(p.MTU()), p.dev.Load()
-	b.SetBytes(int64(maxBatch * len(f)))
-	b.ReportAllocs()
-	for b.Loop() {
-		for range maxBatch {
-			w.file.Write(f)
-		}
-		for got := 0; got < maxBatch; {
-			batch, err := r.batch(d)
-			if err != nil {
-				b.Fatal(err)
+	for _, mode := range []string{OffloadOn, OffloadOff} {
+		b.Run("offload="+mode, func(b *testing.B) {
+			namespace(b)
+			p := open(b, Config{CreateBridge: true, Offload: mode})
+			w := wire(b, "weave", p.MTU())
+			f := fullBatch()[0].Data
+			r, d := newReader(p.MTU(), mode == OffloadOn), p.dev.Load()
+			b.SetBytes(int64(maxBatch * len(f)))
+			b.ReportAllocs()
+			for b.Loop() {
+				for range maxBatch {
+					inject(w, f)
+				}
+				for got := 0; got < maxBatch; {
+					batch, err := r.batch(d)
+					if err != nil {
+						b.Fatal(err)
+					}
+					got += len(batch)
+				}
 			}
-			got += len(batch)
-		}
+		})
 	}
 }

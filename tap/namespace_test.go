@@ -43,6 +43,16 @@ func namespace(t testing.TB) {
 	t.Cleanup(func() { ns.Close() })
 }
 
+// backends runs a test with each backend, in a namespace of its own.
+func backends(t *testing.T, test func(t *testing.T, mode string)) {
+	for _, mode := range []string{OffloadOn, OffloadOff} {
+		t.Run("offload "+mode, func(t *testing.T) {
+			namespace(t)
+			test(t, mode)
+		})
+	}
+}
+
 // open opens a port in the test's namespace and closes it at the end.
 func open(t testing.TB, cfg Config) *Port {
 	t.Helper()
@@ -98,11 +108,11 @@ func run(t testing.TB, p *Port) (frames chan []byte, stop func()) {
 // wire is a second TAP on the bridge: what a container's interface is.
 func wire(t testing.TB, bridge string, mtu int) *device {
 	t.Helper()
-	d, err := openDevice("wire0")
+	d, err := openPortable("wire0", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { d.file.Close() })
+	t.Cleanup(func() { d.close() })
 	if err := setIPv6("wire0", portSettings); err != nil {
 		t.Fatal(err)
 	}
@@ -182,18 +192,30 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	}
 }
 
+// inject sends a frame from the wire onto the bridge.
+func inject(w *device, data []byte) error {
+	_, err := unix.Write(w.fd, data)
+	return err
+}
+
 // readFrame reads frames of a device until one equals want.
 func readFrame(d *device, want []byte, timeout time.Duration) bool {
-	d.file.SetReadDeadline(time.Now().Add(timeout))
 	buf := make([]byte, 70000)
-	for {
-		n, err := d.file.Read(buf)
-		if err != nil {
+	for deadline := time.Now().Add(timeout); ; {
+		n, err := unix.Read(d.fd, buf)
+		switch {
+		case err == nil && string(buf[:n]) == string(want):
+			return true
+		case err == nil:
+			continue
+		case err != unix.EAGAIN && err != unix.EINTR:
 			return false
 		}
-		if string(buf[:n]) == string(want) {
-			return true
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false
 		}
+		unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
 	}
 }
 

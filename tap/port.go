@@ -34,6 +34,7 @@ type Config struct {
 	// PeerName becomes the MAC of a bridge that we make, if it is a locally
 	// administered unicast address; else the MAC is random.
 	PeerName frame.PeerName
+	Offload  string       // OffloadAuto, OffloadOn or OffloadOff; empty: OffloadAuto
 	Log      *slog.Logger // nil: no log
 }
 
@@ -49,12 +50,13 @@ var (
 	ErrClosed      = errors.New("port is closed")
 )
 
-// Port is the TAP on its bridge. Write, Stats and State may be called
+// Port is the TAP on its bridge. Write, Stats, State and Offload may be called
 // concurrently, and while Run runs.
 type Port struct {
 	bridge, device string
 	mtu            int
 	create         bool
+	mode           string    // Config.Offload
 	mac            frame.MAC // of the bridge, when we make it
 	log            *slog.Logger
 	nl             *netlink.Handle // of our namespace, from any thread
@@ -64,6 +66,7 @@ type Port struct {
 	kick    chan struct{}          // room for 1; reader to watcher: look; full: it will
 	swapped chan struct{}          // room for 1; watcher to reader: dev is another
 	count   counters
+	writers sync.Pool // of *writer
 
 	// mu guards what follows. It is held during netlink requests: they are
 	// answered by the kernel at once, and two repairs must not mix.
@@ -112,9 +115,10 @@ func Open(cfg Config) (_ *Port, err error) {
 
 func newPort(cfg Config) (*Port, error) {
 	p := &Port{
-		bridge: cfg.Bridge, device: cfg.Device, create: cfg.CreateBridge,
+		bridge: cfg.Bridge, device: cfg.Device, create: cfg.CreateBridge, mode: cfg.Offload,
 		mac: bridgeMAC(cfg.PeerName), log: cfg.Log,
-		kick: make(chan struct{}, 1), swapped: make(chan struct{}, 1),
+		writers: sync.Pool{New: func() any { return new(writer) }},
+		kick:    make(chan struct{}, 1), swapped: make(chan struct{}, 1),
 	}
 	if p.bridge == "" {
 		p.bridge = DefaultBridge
@@ -126,6 +130,9 @@ func newPort(cfg Config) (*Port, error) {
 		p.log = slog.New(slog.DiscardHandler)
 	}
 	if err := checkNames(p.bridge, p.device); err != nil {
+		return nil, err
+	}
+	if err := checkOffload(p.mode); err != nil {
 		return nil, err
 	}
 	if err := checkHost(); err != nil {
@@ -159,7 +166,8 @@ func (p *Port) State() State {
 }
 
 // Run reads frames until ctx is done and then returns nil. handle is called from
-// one goroutine; frames is borrowed: valid until it returns. Meanwhile the port
+// one goroutine, locked to its thread; frames is borrowed: valid until it returns.
+// With offloads on, super-frames are among them. Meanwhile the port
 // is kept on its bridge: what others delete, down, rename or take away is put
 // right within a second. Run may be called again after it returned.
 func (p *Port) Run(ctx context.Context, handle func(frames []frame.Frame)) error {
@@ -200,13 +208,13 @@ func (p *Port) undo() error {
 	return errors.Join(err, p.ns.Close())
 }
 
-// closeDevice closes the TAP, which is gone with that: it does not persist.
+// closeDevice closes the TAP, if there is one.
 func (p *Port) closeDevice() error {
 	d := p.dev.Load()
 	if d == nil {
 		return nil
 	}
-	if err := d.file.Close(); err != nil {
+	if err := d.close(); err != nil {
 		return fmt.Errorf("close %s: %w", p.device, err)
 	}
 	return nil

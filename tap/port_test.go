@@ -102,11 +102,13 @@ func TestBridgeMAC(t *testing.T) {
 	}
 }
 
-func TestCloseLeavesNothing(t *testing.T) {
-	namespace(t)
+func TestCloseLeavesNothing(t *testing.T) { backends(t, closeLeavesNothing) }
+
+func closeLeavesNothing(t *testing.T, mode string) {
+	cfg := Config{CreateBridge: true, Offload: mode}
 	before := links(t)
 	for range 3 { // and it can be done again
-		p, err := Open(Config{CreateBridge: true})
+		p, err := Open(cfg)
 		must(t, err)
 		_, stop := run(t, p)
 		stop()
@@ -117,7 +119,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 		}
 	}
 	files := countFiles(t)
-	p, err := Open(Config{CreateBridge: true})
+	p, err := Open(cfg)
 	must(t, err)
 	_, stop := run(t, p)
 	must(t, netlink.LinkDel(link(t, "meshd0")))
@@ -264,18 +266,19 @@ func TestTakesOverWhatAKilledDaemonLeft(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			namespace(t)
-			before := links(t)
-			tt.leave(t)
-			p, err := Open(Config{CreateBridge: true})
-			must(t, err)
-			if link(t, "meshd0").Attrs().MasterIndex != link(t, "weave").Attrs().Index {
-				t.Error("port is not on the bridge")
-			}
-			must(t, p.Close())
-			if after := links(t); !slices.Equal(before, after) {
-				t.Errorf("links after Close = %v, want %v", after, before)
-			}
+			backends(t, func(t *testing.T, mode string) {
+				before := links(t)
+				tt.leave(t)
+				p, err := Open(Config{CreateBridge: true, Offload: mode})
+				must(t, err)
+				if link(t, "meshd0").Attrs().MasterIndex != link(t, "weave").Attrs().Index {
+					t.Error("port is not on the bridge")
+				}
+				must(t, p.Close())
+				if after := links(t); !slices.Equal(before, after) {
+					t.Errorf("links after Close = %v, want %v", after, before)
+				}
+			})
 		})
 	}
 }
@@ -300,6 +303,7 @@ func TestOpenRefuses(t *testing.T) {
 		{"no /dev/net/tun", Config{CreateBridge: true}, hideTun, ErrNoTun, tunPath},
 		{"bad bridge name", Config{Bridge: "a/b"}, nothing, nil, "not a name"},
 		{"bad device name", Config{Device: "a-name-too-long-by-far"}, nothing, nil, "not a name"},
+		{"unknown offload mode", Config{Offload: "maybe", CreateBridge: true}, nothing, nil, "tap.offload"},
 		{"one name for both", Config{Device: "x", Bridge: "x"}, nothing, nil, "both"},
 		{"MTU that the kernel refuses", Config{MTU: 10, CreateBridge: true}, nothing, nil, "MTU"},
 	} {
@@ -360,14 +364,15 @@ func TestRemoveBridge(t *testing.T) {
 }
 
 func TestRunTwice(t *testing.T) {
-	namespace(t)
-	p := open(t, Config{CreateBridge: true})
-	w := wire(t, "weave", p.MTU())
-	for range 3 {
-		frames, stop := run(t, p)
-		flows(t, p, w, frames)
-		stop()
-	}
+	backends(t, func(t *testing.T, mode string) {
+		p := open(t, Config{CreateBridge: true, Offload: mode})
+		w := wire(t, "weave", p.MTU())
+		for range 3 {
+			frames, stop := run(t, p)
+			flows(t, p, w, frames)
+			stop()
+		}
+	})
 }
 
 func TestRunWithDoneContext(t *testing.T) {

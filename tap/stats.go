@@ -9,7 +9,8 @@ type Stats struct {
 	Drops   map[string]uint64 `json:"drops,omitempty"`
 }
 
-// Count is frames and their bytes, Ethernet header included, FCS not.
+// Count is frames and their bytes, Ethernet header included, FCS not. A
+// super-frame counts as the frames that it stands for, its bytes once.
 type Count struct {
 	Frames uint64 `json:"frames"`
 	Bytes  uint64 `json:"bytes"`
@@ -18,34 +19,43 @@ type Count struct {
 // counters are added to once per batch.
 type counters struct {
 	read, written flow
-	tooBig        atomic.Uint64 // read, longer than the MTU allows
-	down          atomic.Uint64 // to be written while the TAP was down or gone
-	refused       atomic.Uint64 // to be written, not taken by the kernel
-	offload       atomic.Uint64 // to be written, with an Offload
+	tooBig        counter // read, longer than the MTU allows
+	down          counter // to be written while the TAP was down or gone
+	refused       counter // to be written, not taken by the kernel
+	malformed     counter // either way, with an Offload that cannot be true
 }
 
-type flow struct{ frames, bytes atomic.Uint64 }
+// counter is only touched where there is something to add, as for most batches
+// there is not.
+type counter struct{ n atomic.Uint64 }
+
+func (c *counter) add(n int) {
+	if n != 0 {
+		c.n.Add(uint64(n))
+	}
+}
+
+type flow struct{ frames, bytes counter }
 
 func (f *flow) add(frames, bytes int) {
-	if frames == 0 {
-		return
-	}
-	f.frames.Add(uint64(frames))
-	f.bytes.Add(uint64(bytes))
+	f.frames.add(frames)
+	f.bytes.add(bytes)
 }
 
-func (f *flow) count() Count { return Count{f.frames.Load(), f.bytes.Load()} }
+func (f *flow) count() Count { return Count{f.frames.n.Load(), f.bytes.n.Load()} }
 
 // Stats reads the counters. Drops has reasons only that happened: "too-big" for
-// frames read, "down", "refused" and "offload" for frames to be written.
+// frames read, "down" and "refused" for frames to be written, "malformed" for
+// both: frames with offload metadata that cannot be true.
 func (p *Port) Stats() Stats {
 	s := Stats{Read: p.count.read.count(), Written: p.count.written.count()}
-	for reason, n := range map[string]uint64{
-		"too-big": p.count.tooBig.Load(),
-		"down":    p.count.down.Load(),
-		"refused": p.count.refused.Load(),
-		"offload": p.count.offload.Load(),
+	for reason, c := range map[string]*counter{
+		"too-big":   &p.count.tooBig,
+		"down":      &p.count.down,
+		"refused":   &p.count.refused,
+		"malformed": &p.count.malformed,
 	} {
+		n := c.n.Load()
 		if n == 0 {
 			continue
 		}

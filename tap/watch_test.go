@@ -39,22 +39,23 @@ func TestRepairs(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			namespace(t)
-			p := open(t, Config{CreateBridge: true, PeerName: peerName})
-			w := wire(t, "weave", p.MTU())
-			frames, _ := run(t, p)
-			flows(t, p, w, frames)
-			before := p.State().Repairs
-			tt.harm(t)
-			// A harm may be several events, each with a repair of its own.
-			eventually(t, "a repair", func() bool {
-				bridge, err1 := netlink.LinkByName("weave")
-				port, err2 := netlink.LinkByName("meshd0")
-				return p.State().Repairs > before && p.State().Joined && err1 == nil && err2 == nil &&
-					port.Attrs().MasterIndex == bridge.Attrs().Index && port.Attrs().MTU == p.MTU() &&
-					port.Attrs().Alias == portTag && port.Attrs().Flags&net.FlagUp != 0 && bridge.Attrs().Flags&net.FlagUp != 0
+			backends(t, func(t *testing.T, mode string) {
+				p := open(t, Config{CreateBridge: true, PeerName: peerName, Offload: mode})
+				w := wire(t, "weave", p.MTU())
+				frames, _ := run(t, p)
+				flows(t, p, w, frames)
+				before := p.State().Repairs
+				tt.harm(t)
+				// A harm may be several events, each with a repair of its own.
+				eventually(t, "a repair", func() bool {
+					bridge, err1 := netlink.LinkByName("weave")
+					port, err2 := netlink.LinkByName("meshd0")
+					return p.State().Repairs > before && p.State().Joined && err1 == nil && err2 == nil &&
+						port.Attrs().MasterIndex == bridge.Attrs().Index && port.Attrs().MTU == p.MTU() &&
+						port.Attrs().Alias == portTag && port.Attrs().Flags&net.FlagUp != 0 && bridge.Attrs().Flags&net.FlagUp != 0
+				})
+				flows(t, p, w, frames)
 			})
-			flows(t, p, w, frames)
 		})
 	}
 }

@@ -1,72 +1,178 @@
 package tap
 
 import (
-	"sync"
+	"os"
 
 	"golang.org/x/sys/unix"
 
 	"meshd/internal/frame"
 )
 
-// writer writes one batch. Its method value is bound once, so that a batch does
-// not allocate; writers are pooled, so that several goroutines write at once.
+// writer writes batches to the device. Writers are pooled, so that several
+// goroutines write at once and a batch does not allocate.
 type writer struct {
-	frames                            []frame.Frame
-	n, bytes, down, refused, offloads int
-	err                               error
+	d      *device
+	header [vnetLen]byte
+	vector vector
+	cutter frame.Cutter
+	whole  []byte // what was refused in pieces, on its way to be cut
+	seg    []byte // a segment cut
 
-	step func(fd uintptr) // drain
+	// What the batch came to: each of its frames is one of n, refused and malformed,
+	// or was left when the TAP turned out to be down. segments and bytes are of what
+	// was written.
+	n, refused, malformed int
+	segments, bytes       int
+	err                   error // the first
+	gaveUp                error // why the kernel gets no more super-frames
 }
 
-var writers = sync.Pool{New: func() any {
-	w := new(writer)
-	w.step = w.drain
-	return w
-}}
-
 // Write puts frames on the bridge and returns how many it did, with the first
-// error. It never waits; what the kernel does not take is dropped and counted.
-// frames is borrowed. A frame with an Offload is dropped: this port takes
-// ordinary frames only. Write may be called concurrently.
+// error. It never waits; what the kernel does not take is dropped and counted, as
+// is a frame whose Offload cannot be true (frame.ErrOffload). frames is borrowed.
+// Write may be called concurrently.
 func (p *Port) Write(frames []frame.Frame) (int, error) {
-	w := writers.Get().(*writer)
-	w.frames = frames
-	w.n, w.bytes, w.down, w.refused, w.offloads, w.err = 0, 0, 0, 0, 0, nil
-	// Control takes no lock: writes of several goroutines run side by side.
-	if err := p.dev.Load().raw.Control(w.step); err != nil {
-		w.down, w.err = len(frames), err // closed: by Close or for another device
-	}
+	w := p.writers.Get().(*writer)
+	w.write(p.dev.Load(), frames)
 	n, err := w.n, w.err
-	p.count.written.add(n, w.bytes)
-	p.count.down.Add(uint64(w.down))
-	p.count.refused.Add(uint64(w.refused))
-	p.count.offload.Add(uint64(w.offloads))
-	w.frames = nil
-	writers.Put(w)
+	p.count.written.add(w.segments, w.bytes)
+	p.count.refused.add(w.refused)
+	p.count.malformed.add(w.malformed)
+	p.count.down.add(len(frames) - w.n - w.refused - w.malformed)
+	if w.gaveUp != nil {
+		p.log.Warn("the kernel refuses super-frames: they are cut before they are written", "device", p.device, "err", w.gaveUp)
+	}
+	p.writers.Put(w)
 	return n, err
 }
 
-func (w *writer) drain(fd uintptr) {
-	for i := range w.frames {
-		f := &w.frames[i]
-		if f.Offload != (frame.Offload{}) {
-			w.offloads++
-			continue
+func (w *writer) write(d *device, frames []frame.Frame) {
+	w.d, w.n, w.refused, w.malformed, w.segments, w.bytes, w.err, w.gaveUp = d, 0, 0, 0, 0, 0, nil, nil
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.closing.Load() { // by Close, or for another device
+		w.err = os.ErrClosed
+		return
+	}
+	for len(frames) > 0 {
+		n := w.fit(frames)
+		for _, f := range frames[:n] {
+			if up := w.put(joined{Head: f.Data, Offload: f.Offload, Frames: 1, Bytes: len(f.Data)}); !up {
+				return
+			}
 		}
-		err := writeFrame(int(fd), f.Data)
-		switch err {
-		case nil:
-			w.n++
-			w.bytes += len(f.Data)
-			continue
-		case unix.EIO, unix.EBADFD: // the TAP is down or gone: so it is for the rest
-			w.down += len(w.frames) - i
-			w.fail(err)
-			return
+		if n < len(frames) {
+			if up := w.cut(frames[n], 1); !up {
+				return
+			}
+			n++
 		}
-		w.refused++
+		frames = frames[n:]
+	}
+}
+
+// fit returns how many frames from the first on the kernel may have as they are.
+// The one after them is to be cut, or turns out to be malformed then.
+func (w *writer) fit(frames []frame.Frame) int {
+	for i := range frames {
+		f := &frames[i]
+		if f.Offload != (frame.Offload{}) && (!w.d.takes(f.Offload) || frame.CheckOffload(*f) != nil) {
+			return i
+		}
+	}
+	return len(frames)
+}
+
+// put writes what stands for one frame or several. It returns false when the TAP
+// is down or gone, as it is for what follows then.
+func (w *writer) put(j joined) (up bool) {
+	if j.Offload.GSOType != frame.GSONone { // a peer's HdrLen may be anything
+		j.Offload.HdrLen = headersLen(j.Offload, j.Head)
+	}
+	switch err := w.pieces(&j); {
+	case err == nil:
+		if j.Frames > 1 {
+			w.d.judge(true)
+		}
+		w.n += j.Frames
+		w.segments += segments(j.Offload, j.Bytes)
+		w.bytes += j.Bytes
+	case isDown(err):
+		w.fail(err)
+		return false
+	case j.Offload.GSOType != frame.GSONone:
+		if j.Frames > 1 && w.d.judge(false) {
+			w.gaveUp = err
+		}
+		return w.cut(frame.Frame{Data: w.gather(&j), Offload: j.Offload}, j.Frames)
+	default:
+		w.refused += j.Frames
 		w.fail(err)
 	}
+	return true
+}
+
+// pieces writes the pieces of j as one frame.
+func (w *writer) pieces(j *joined) error {
+	defer w.vector.clear()
+	if w.d.vnet {
+		putVnet(&w.header, j.Offload)
+		w.vector.add(w.header[:])
+	}
+	if len(j.Head) == 0 {
+		return unix.EINVAL
+	}
+	w.vector.add(j.Head)
+	if len(j.Pieces) > maxPieces-len(w.vector) {
+		return unix.EINVAL
+	}
+	for _, b := range j.Pieces {
+		w.vector.add(b)
+	}
+	return w.vector.write(w.d.fd)
+}
+
+// gather returns the bytes of j in one piece, valid until the next call.
+func (w *writer) gather(j *joined) []byte {
+	if len(j.Pieces) == 0 {
+		return j.Head
+	}
+	w.whole = append(w.whole[:0], j.Head...)
+	for _, b := range j.Pieces {
+		w.whole = append(w.whole, b...)
+	}
+	return w.whole
+}
+
+// cut writes a frame, which stands for count frames of the batch, as segments with
+// complete checksums. It returns false when the TAP is down or gone.
+func (w *writer) cut(f frame.Frame, count int) (up bool) {
+	if err := w.cutter.Begin(f); err != nil {
+		w.malformed += count
+		w.fail(err)
+		return true
+	}
+	for {
+		seg, ok := w.cutter.Next(w.seg[:0])
+		if !ok {
+			break
+		}
+		w.seg = seg
+		err := w.pieces(&joined{Head: seg})
+		if err == nil {
+			w.segments++
+			continue
+		}
+		w.fail(err)
+		if isDown(err) {
+			return false
+		}
+		w.refused += count // what was written of it is half a frame
+		return true
+	}
+	w.n += count
+	w.bytes += len(f.Data)
+	return true
 }
 
 func (w *writer) fail(err error) {
@@ -75,10 +181,14 @@ func (w *writer) fail(err error) {
 	}
 }
 
-func writeFrame(fd int, data []byte) error {
-	for {
-		if _, err := unix.Write(fd, data); err != unix.EINTR {
-			return err
-		}
-	}
+// isDown tells whether the TAP is down or gone.
+func isDown(err error) bool { return err == unix.EIO || err == unix.EBADFD }
+
+// joined is like frame.Joined.
+type joined struct {
+	Head    []byte
+	Pieces  [][]byte
+	Offload frame.Offload
+	Frames  int
+	Bytes   int
 }
