@@ -333,7 +333,7 @@ func TestNativeItemRefusals(t *testing.T) {
 		{"fragment beyond the end", change(fragment, NativeItemHeader+offFragTotal, 0, 28)},
 		{"fragment of nothing", append([]byte{2, 32, 0, offFragData}, fragment[NativeItemHeader:NativeItemHeader+offFragData]...)},
 		{"fragment of a short frame", append([]byte{2, 32, 0, offFragData + 1}, change(fragment, NativeItemHeader+offFragOffset, 0, 0, 0, 13)[NativeItemHeader:NativeItemHeader+offFragData+1]...)},
-		{"short probe", []byte{3, 0, 0, 1, 0}}, {"short reply", []byte{4, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0}},
+		{"short probe", []byte{3, 0, 0, 1, 0}}, {"short reply", []byte{4, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0}},
 		{"short tested", []byte{6, 0, 0, 1, 5}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

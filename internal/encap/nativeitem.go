@@ -29,10 +29,10 @@ import (
 //	           +----------+-------+
 //	           | sequence | heard |
 //	           +----------+-------+
-//	reply      0          4     8         10
-//	           +----------+-----+---------+
-//	           | sequence | bad | largest |
-//	           +----------+-----+---------+
+//	reply      0          4       8
+//	           +----------+-------+
+//	           | sequence | bad   |
+//	           +----------+-------+
 //	test       0                  n
 //	           +------------------+
 //	           | padding          |
@@ -47,9 +47,8 @@ import (
 // frame's or fragment's type says that the TCP or UDP checksum in it covers the
 // pseudo header only. heard is how many milliseconds ago the sender last had a
 // datagram of the receiver, all ones: never. A reply has its probe's sequence
-// number, how many datagrams from the neighbour's address did not open, and the
-// size of the largest datagram of the last one to two seconds. A test is answered
-// with the size of the datagram that brought it.
+// number, and how many datagrams from the neighbour's address did not open. A test
+// is answered with the size in bytes of the datagram that brought it.
 const (
 	// NativeItemHeader is the length in bytes of what stands before a body.
 	NativeItemHeader = 4
@@ -66,7 +65,7 @@ const (
 	offFragTotal  = offBodyFrame + 6
 	offFragData   = offBodyFrame + 8
 	probeBody     = 8
-	replyBody     = 10
+	replyBody     = 8
 	testedBody    = 2
 
 	nativePartial = 0x80
@@ -186,7 +185,6 @@ type NativeQuestion struct {
 type NativeAnswer struct {
 	Sequence uint32
 	Bad      uint32 // datagrams that did not open, modulo 2^32
-	Largest  uint16 // bytes of the largest recent datagram; 0: there was none
 }
 
 // Question reads a probe.
@@ -202,10 +200,7 @@ func (i NativeItem) Answer() (NativeAnswer, bool) {
 	if i.Type != NativeReply || len(i.body) < replyBody {
 		return NativeAnswer{}, false
 	}
-	return NativeAnswer{
-		Sequence: binary.BigEndian.Uint32(i.body), Bad: binary.BigEndian.Uint32(i.body[4:]),
-		Largest: binary.BigEndian.Uint16(i.body[8:]),
-	}, true
+	return NativeAnswer{binary.BigEndian.Uint32(i.body), binary.BigEndian.Uint32(i.body[4:])}, true
 }
 
 // Tested reads how many bytes the datagram with the test had.
@@ -255,8 +250,7 @@ func AppendNativeProbe(b []byte, q NativeQuestion) []byte {
 func AppendNativeReply(b []byte, a NativeAnswer) []byte {
 	b = appendItem(b, NativeReply, replyBody)
 	b = binary.BigEndian.AppendUint32(b, a.Sequence)
-	b = binary.BigEndian.AppendUint32(b, a.Bad)
-	return binary.BigEndian.AppendUint16(b, a.Largest)
+	return binary.BigEndian.AppendUint32(b, a.Bad)
 }
 
 // AppendNativeTest appends a test with which the item takes size bytes, at least
