@@ -7,46 +7,44 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"syscall"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// Conn is a UDP socket of one address family. WriteBatch, PathMTU, LocalAddr
-// and Close may be called concurrently with everything; ReadBatch by one
-// goroutine at a time.
+// Conn is a UDP socket of one address family. WriteBatch, PathMTU, LocalAddr,
+// Offload and Close may be called concurrently with everything; ReadBatch by one
+// goroutine at a time. It must be closed.
 type Conn struct {
 	local   netip.AddrPort
-	df      socket // reads, and sends with DF
-	plain   socket // only sends, without DF
+	offload atomic.Pointer[Offload]
 	reader  reader
 	writers sync.Pool // of *writer
 	zones   zones
+
+	closed atomic.Bool
+	mu     sync.RWMutex // read-locked while a descriptor is used, locked to close them
+	df     int          // descriptor of the socket that reads, and sends with DF
+	plain  int          // of the one that only sends, without DF
+	wake   int          // of the eventfd that Close signals to a reader in poll
 }
 
-// socket is a non-blocking socket in Go's poller.
-type socket struct {
-	file *os.File
-	raw  syscall.RawConn
-}
-
-// Listen opens a socket on addr; port 0 lets the kernel choose. An IPv6 socket
-// takes IPv6 only. An address in use gives an error that is unix.EADDRINUSE.
-func Listen(addr netip.AddrPort) (*Conn, error) {
-	c, err := listen(addr)
+// Listen opens a socket on addr with as much of the offload as the kernel has;
+// port 0 lets the kernel choose. An IPv6 socket takes IPv6 only. An address in
+// use gives an error that is unix.EADDRINUSE.
+func Listen(addr netip.AddrPort, o Offload) (*Conn, error) {
+	c, err := listen(addr, o)
 	if err != nil {
 		return nil, fmt.Errorf("listen on udp %s: %w", addr, err)
 	}
 	return c, nil
 }
 
-// listen binds both sockets. The first binds alone, which fails if anybody else
-// has the port; only then it lets the second join it.
-func listen(addr netip.AddrPort) (_ *Conn, err error) {
+func listen(addr netip.AddrPort, o Offload) (_ *Conn, err error) {
 	if !addr.IsValid() || addr.Addr().Is4In6() {
 		return nil, unix.EAFNOSUPPORT
 	}
-	c := &Conn{}
+	c := &Conn{df: -1, plain: -1, wake: -1}
 	c.writers.New = func() any { return newWriter() }
 	c.reader.init()
 	defer func() {
@@ -54,57 +52,69 @@ func listen(addr netip.AddrPort) (_ *Conn, err error) {
 			c.Close()
 		}
 	}()
+	if c.wake, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	if err := c.bind(addr); err != nil {
+		return nil, err
+	}
+	o = offload(c.df, c.plain, o)
+	c.offload.Store(&o)
+	return c, nil
+}
+
+// bind opens both sockets on one port.
+func (c *Conn) bind(addr netip.AddrPort) error {
 	family := unix.AF_INET6
 	if addr.Addr().Is4() {
 		family = unix.AF_INET
 	}
 	want, err := c.zones.sockaddr(addr)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	df, err := newSocket(family)
+	if c.plain, err = newSocket(family); err != nil {
+		return err
+	}
+	if err := bindPlain(c.plain, family, want); err != nil {
+		return err
+	}
+	bound, err := unix.Getsockname(c.plain)
 	if err != nil {
-		return nil, err
-	}
-	if c.df, err = register(df, "udp-df"); err != nil {
-		return nil, err
-	}
-	if err := bindFirst(df, family, want); err != nil {
-		return nil, err
-	}
-	bound, err := unix.Getsockname(df)
-	if err != nil {
-		return nil, os.NewSyscallError("getsockname", err)
+		return os.NewSyscallError("getsockname", err)
 	}
 	c.local = c.zones.addrPort(bound)
-	plain, err := newSocket(family)
-	if err != nil {
-		return nil, err
+	if c.df, err = newSocket(family); err != nil {
+		return err
 	}
-	if c.plain, err = register(plain, "udp-plain"); err != nil {
-		return nil, err
-	}
-	if err := bindSecond(df, plain, family, bound); err != nil {
-		return nil, err
-	}
-	return c, nil
+	return bindDF(c.df, c.plain, family, bound)
 }
 
 // LocalAddr returns the address and port that both sockets are bound to.
 func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
 
+// Offload returns what is on now.
+func (c *Conn) Offload() Offload { return *c.offload.Load() }
+
 // Close closes both sockets and makes ReadBatch return. The second time it
 // returns net.ErrClosed.
 func (c *Conn) Close() error {
-	var errs []error
-	for _, s := range []socket{c.df, c.plain} {
-		if s.file != nil {
-			errs = append(errs, s.file.Close())
-		}
-	}
-	err := errors.Join(errs...)
-	if errors.Is(err, os.ErrClosed) {
+	if c.closed.Swap(true) {
 		return net.ErrClosed
 	}
-	return err
+	if c.wake >= 0 {
+		var one = [8]byte{1} // counts, so the order of its bytes is the same
+		if _, err := unix.Write(c.wake, one[:]); err != nil {
+			return os.NewSyscallError("write eventfd", err)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var errs []error
+	for _, fd := range []int{c.df, c.plain, c.wake} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
+	}
+	return errors.Join(errs...)
 }

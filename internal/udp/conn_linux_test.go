@@ -11,29 +11,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenShared opens an ordinary socket that lets others share its port.
-func listenShared(t *testing.T, addr netip.AddrPort) *net.UDPConn {
+// listenShared opens an ordinary socket that lets others share its port by a
+// socket option.
+func listenShared(t *testing.T, addr netip.AddrPort, option int) (*net.UDPConn, error) {
 	t.Helper()
 	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		return errors.Join(err, raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, 1)
 		}))
 	}}
 	c, err := lc.ListenPacket(context.Background(), "udp", addr.String())
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	t.Cleanup(func() { c.Close() })
-	return c.(*net.UDPConn)
+	return c.(*net.UDPConn), nil
 }
+
+var sharing = map[string]int{"SO_REUSEPORT": unix.SO_REUSEPORT, "SO_REUSEADDR": unix.SO_REUSEADDR}
 
 // TestPortInUseShared: a daemon that would share its port is still noticed.
 func TestPortInUseShared(t *testing.T) {
 	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		foreign := listenShared(t, netip.AddrPortFrom(ip, 0))
-		addr := foreign.LocalAddr().(*net.UDPAddr).AddrPort()
-		if c, err := Listen(addr); !errors.Is(err, unix.EADDRINUSE) {
-			t.Errorf("Listen = %v, %v; want EADDRINUSE", c, err)
+		for name, option := range sharing {
+			foreign, err := listenShared(t, netip.AddrPortFrom(ip, 0), option)
+			if err != nil {
+				t.Fatal(err)
+			}
+			addr := foreign.LocalAddr().(*net.UDPAddr).AddrPort()
+			if c, err := Listen(addr, Offload{}); !errors.Is(err, unix.EADDRINUSE) {
+				t.Errorf("%s: Listen = %v, %v; want EADDRINUSE", name, c, err)
+			}
 		}
 	})
 }
@@ -46,44 +54,52 @@ func TestPortInUseWildcard(t *testing.T) {
 		if ip.Is4() {
 			all = netip.IPv4Unspecified()
 		}
-		if c, err := Listen(netip.AddrPortFrom(all, a.LocalAddr().Port())); !errors.Is(err, unix.EADDRINUSE) {
+		if c, err := Listen(netip.AddrPortFrom(all, a.LocalAddr().Port()), Offload{}); !errors.Is(err, unix.EADDRINUSE) {
 			t.Errorf("Listen = %v, %v; want EADDRINUSE", c, err)
 		}
 	})
 }
 
-// TestEverythingArrivesAtTheReader sends from many ports, which the kernel would
-// spread over all sockets that share the port: ours, and one of somebody who
-// joined later.
+// TestPortIsNotShared: nobody may join later, and take what comes to us.
+func TestPortIsNotShared(t *testing.T) {
+	eachFamily(t, func(t *testing.T, ip netip.Addr) {
+		a := listenOn(t, ip)
+		for name, option := range sharing {
+			if c, err := listenShared(t, a.LocalAddr(), option); !errors.Is(err, unix.EADDRINUSE) {
+				t.Errorf("%s: listen = %v, %v; want EADDRINUSE", name, c, err)
+			}
+		}
+	})
+}
+
+// TestEverythingArrivesAtTheReader sends from many ports, which the kernel could
+// spread over both sockets.
 func TestEverythingArrivesAtTheReader(t *testing.T) {
 	eachFamily(t, func(t *testing.T, ip netip.Addr) {
 		a := listenOn(t, ip)
 		const senders = 100
-		for range 2 {
-			for range senders {
-				s, err := net.Dial("udp", a.LocalAddr().String())
-				if err != nil {
-					t.Fatal(err)
-				}
-				if _, err := s.Write([]byte("datagram")); err != nil {
-					t.Fatal(err)
-				}
-				s.Close()
+		for range senders {
+			s, err := net.Dial("udp", a.LocalAddr().String())
+			if err != nil {
+				t.Fatal(err)
 			}
-			if got := len(readAll(t, a, senders)); got != senders {
-				t.Errorf("%d datagrams, want %d", got, senders)
+			if _, err := s.Write([]byte("datagram")); err != nil {
+				t.Fatal(err)
 			}
-			listenShared(t, a.LocalAddr())
+			s.Close()
+		}
+		if got := len(readAll(t, a, senders)); got != senders {
+			t.Errorf("%d datagrams, want %d", got, senders)
 		}
 	})
 }
 
 // option reads a socket option.
-func option(t *testing.T, s socket, level, name int) (value int) {
+func option(t *testing.T, fd, level, name int) int {
 	t.Helper()
-	var err error
-	if e := s.raw.Control(func(fd uintptr) { value, err = unix.GetsockoptInt(int(fd), level, name) }); e != nil || err != nil {
-		t.Fatal(e, err)
+	value, err := unix.GetsockoptInt(fd, level, name)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return value
 }
@@ -91,9 +107,9 @@ func option(t *testing.T, s socket, level, name int) (value int) {
 // TestBuffers: the whole fragmentation test fits, several times.
 func TestBuffers(t *testing.T) {
 	a := listenOn(t, loopbacks["IPv4"])
-	for _, s := range []socket{a.df, a.plain} {
+	for _, fd := range []int{a.df, a.plain} {
 		for _, name := range []int{unix.SO_SNDBUF, unix.SO_RCVBUF} {
-			if got := option(t, s, unix.SOL_SOCKET, name); got < 4*60021 {
+			if got := option(t, fd, unix.SOL_SOCKET, name); got < 4*60021 {
 				t.Errorf("buffer %d has %d bytes", name, got)
 			}
 		}
@@ -107,7 +123,7 @@ func TestListenRefuses(t *testing.T) {
 		netip.MustParseAddrPort("[fe80::1%nosuchlink]:0"),
 		netip.MustParseAddrPort("203.0.113.1:0"),
 	} {
-		if c, err := Listen(addr); err == nil {
+		if c, err := Listen(addr, Offload{}); err == nil {
 			c.Close()
 			t.Errorf("Listen(%v) succeeded", addr)
 		}

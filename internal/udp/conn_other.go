@@ -28,8 +28,8 @@ type Conn struct {
 
 // Listen opens a socket on addr; port 0 lets the system choose. An IPv6 socket
 // takes IPv6 only. An address in use gives an error that is
-// syscall.EADDRINUSE.
-func Listen(addr netip.AddrPort) (*Conn, error) {
+// syscall.EADDRINUSE. There is no offload on this system.
+func Listen(addr netip.AddrPort, _ Offload) (*Conn, error) {
 	network := "udp6"
 	if addr.Addr().Is4() {
 		network = "udp4"
@@ -43,6 +43,9 @@ func Listen(addr netip.AddrPort) (*Conn, error) {
 	local := u.LocalAddr().(*net.UDPAddr).AddrPort()
 	return &Conn{udp: u, local: netip.AddrPortFrom(local.Addr().Unmap(), local.Port())}, nil
 }
+
+// Offload returns none, and why.
+func (c *Conn) Offload() Offload { return Probe() }
 
 // LocalAddr returns the address and port that the socket is bound to.
 func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
@@ -60,7 +63,7 @@ func (c *Conn) ReadBatch(ms []Message) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	ms[0].N = n
+	ms[0].N, ms[0].Segment = n, 0
 	ms[0].Addr = netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())
 	return 1, nil
 }
@@ -94,3 +97,6 @@ func sendError(err error) error {
 func (c *Conn) PathMTU(netip.AddrPort) (int, error) {
 	return 0, fmt.Errorf("ask for the path MTU: %w", errors.ErrUnsupported)
 }
+
+// Probe returns none: this system has no offload.
+func Probe() Offload { return Offload{Why: "there is none on this system"} }

@@ -21,7 +21,7 @@ var loopbacks = map[string]netip.Addr{
 func eachFamily(t *testing.T, f func(t *testing.T, ip netip.Addr)) {
 	for name, ip := range loopbacks {
 		t.Run(name, func(t *testing.T) {
-			c, err := Listen(netip.AddrPortFrom(ip, 0))
+			c, err := Listen(netip.AddrPortFrom(ip, 0), Offload{})
 			if errors.Is(err, syscall.EADDRNOTAVAIL) {
 				t.Skipf("%s is not an address of this machine", ip)
 			}
@@ -34,9 +34,27 @@ func eachFamily(t *testing.T, f func(t *testing.T, ip netip.Addr)) {
 	}
 }
 
+// offloads are the two ways of moving datagrams; a kernel that has no offload
+// takes the first twice.
+var offloads = map[string]Offload{"single": {}, "runs": {GSO: true, GRO: true}}
+
+// eachWay runs f for the families, without and with offloads.
+func eachWay(t *testing.T, f func(t *testing.T, ip netip.Addr, o Offload)) {
+	eachFamily(t, func(t *testing.T, ip netip.Addr) {
+		for name, o := range offloads {
+			t.Run(name, func(t *testing.T) { f(t, ip, o) })
+		}
+	})
+}
+
 func listenOn(t testing.TB, ip netip.Addr) *Conn {
 	t.Helper()
-	c, err := Listen(netip.AddrPortFrom(ip, 0))
+	return listenWith(t, ip, Offload{})
+}
+
+func listenWith(t testing.TB, ip netip.Addr, o Offload) *Conn {
+	t.Helper()
+	c, err := Listen(netip.AddrPortFrom(ip, 0), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +77,45 @@ func buffers(n int) []Message {
 	return ms
 }
 
+// split makes single messages of runs.
+func split(ms []Message) (out []Message) {
+	for _, m := range ms {
+		b, size := m.Buf[:m.N], m.Segment
+		if size == 0 {
+			size = m.N
+		}
+		for {
+			n := min(size, len(b))
+			out = append(out, Message{Buf: b[:n], N: n, Addr: m.Addr})
+			if b = b[n:]; len(b) == 0 {
+				break
+			}
+		}
+	}
+	return out
+}
+
+// datagrams counts them, also those in runs.
+func datagrams(ms []Message) (n int) {
+	for _, m := range ms {
+		if m.Segment == 0 {
+			n++
+		} else {
+			n += (m.N + m.Segment - 1) / m.Segment
+		}
+	}
+	return n
+}
+
+// arena makes n datagrams of size bytes that lie behind each other.
+func arena(n, size int, to netip.AddrPort) (ms []Message) {
+	b := make([]byte, n*size)
+	for i := range n {
+		ms = append(ms, Message{Buf: b[i*size : (i+1)*size], N: size, Addr: to})
+	}
+	return ms
+}
+
 // readAll reads until there are want datagrams. Closing the connection after
 // some time turns one that is missing into an error.
 func readAll(t *testing.T, c *Conn, want int) (got []Message) {
@@ -66,19 +123,22 @@ func readAll(t *testing.T, c *Conn, want int) (got []Message) {
 	watchdog := time.AfterFunc(10*time.Second, func() { c.Close() })
 	defer watchdog.Stop()
 	for len(got) < want {
-		ms := buffers(min(want-len(got), MaxBatch))
+		ms := buffers(min(want-len(got), MaxRead))
 		n, err := c.ReadBatch(ms)
 		if err != nil {
 			t.Fatalf("ReadBatch after %d of %d datagrams: %v", len(got), want, err)
 		}
-		got = append(got, ms[:n]...)
+		got = append(got, split(ms[:n])...)
+	}
+	if len(got) > want {
+		t.Fatalf("%d datagrams, want %d", len(got), want)
 	}
 	return got
 }
 
 func TestSizes(t *testing.T) {
-	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		a, b := listenOn(t, ip), listenOn(t, ip)
+	eachWay(t, func(t *testing.T, ip netip.Addr, o Offload) {
+		a, b := listenWith(t, ip, o), listenWith(t, ip, o)
 		for _, df := range []bool{true, false} {
 			for i, n := range []int{0, 1, 42, 1472, 9000, 60021} {
 				m := message(i, n, b.LocalAddr())
@@ -96,8 +156,8 @@ func TestSizes(t *testing.T) {
 }
 
 func TestBatches(t *testing.T) {
-	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		a, b := listenOn(t, ip), listenOn(t, ip)
+	eachWay(t, func(t *testing.T, ip netip.Addr, o Offload) {
+		a, b := listenWith(t, ip, o), listenWith(t, ip, o)
 		for _, n := range []int{0, 1, MaxBatch - 1, MaxBatch, MaxBatch + 1, 3*MaxBatch + 5} {
 			var ms []Message
 			for i := range n {
@@ -134,7 +194,7 @@ func TestReadBatchCuts(t *testing.T) {
 func TestPortInUse(t *testing.T) {
 	eachFamily(t, func(t *testing.T, ip netip.Addr) {
 		a := listenOn(t, ip)
-		if c, err := Listen(a.LocalAddr()); !errors.Is(err, syscall.EADDRINUSE) {
+		if c, err := Listen(a.LocalAddr(), Offload{}); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("Listen on our own port = %v, %v; want EADDRINUSE", c, err)
 		}
 		foreign, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
@@ -143,7 +203,7 @@ func TestPortInUse(t *testing.T) {
 		}
 		defer foreign.Close()
 		port := foreign.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-		if c, err := Listen(netip.AddrPortFrom(ip, port)); !errors.Is(err, syscall.EADDRINUSE) {
+		if c, err := Listen(netip.AddrPortFrom(ip, port), Offload{}); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("Listen on a foreign port = %v, %v; want EADDRINUSE", c, err)
 		}
 	})
@@ -157,7 +217,7 @@ func TestPortIsFreeAfterClose(t *testing.T) {
 			t.Fatal(err)
 		}
 		var err error
-		if a, err = Listen(addr); err != nil {
+		if a, err = Listen(addr, Offload{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -166,7 +226,7 @@ func TestPortIsFreeAfterClose(t *testing.T) {
 
 func TestBothFamiliesOnOnePort(t *testing.T) {
 	c4 := listenOn(t, netip.IPv4Unspecified())
-	c6, err := Listen(netip.AddrPortFrom(netip.IPv6Unspecified(), c4.LocalAddr().Port()))
+	c6, err := Listen(netip.AddrPortFrom(netip.IPv6Unspecified(), c4.LocalAddr().Port()), Offload{})
 	if errors.Is(err, syscall.EAFNOSUPPORT) {
 		t.Skip("this machine has no IPv6")
 	}
@@ -195,8 +255,8 @@ func TestWrongFamily(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		a := listenOn(t, ip)
+	eachWay(t, func(t *testing.T, ip netip.Addr, o Offload) {
+		a := listenWith(t, ip, o)
 		read := make(chan error)
 		go func() {
 			_, err := a.ReadBatch(buffers(1))
@@ -226,8 +286,8 @@ func TestClose(t *testing.T) {
 // TestUnreachable: what one destination refuses must not fail a send to another,
 // nor a read.
 func TestUnreachable(t *testing.T) {
-	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		a, b, gone := listenOn(t, ip), listenOn(t, ip), listenOn(t, ip)
+	eachWay(t, func(t *testing.T, ip netip.Addr, o Offload) {
+		a, b, gone := listenWith(t, ip, o), listenWith(t, ip, o), listenWith(t, ip, o)
 		nobody := gone.LocalAddr()
 		gone.Close()
 		for _, df := range []bool{true, false} {
@@ -254,8 +314,8 @@ func TestUnreachable(t *testing.T) {
 
 func TestConcurrentWriters(t *testing.T) {
 	const writers, batches, size = 4, 20, 32
-	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		a, b := listenOn(t, ip), listenOn(t, ip)
+	eachWay(t, func(t *testing.T, ip netip.Addr, o Offload) {
+		a, b := listenWith(t, ip, o), listenWith(t, ip, o)
 		var wg sync.WaitGroup
 		for w := range writers {
 			wg.Go(func() {
@@ -288,13 +348,10 @@ func TestConcurrentWriters(t *testing.T) {
 }
 
 func TestAllocations(t *testing.T) {
-	eachFamily(t, func(t *testing.T, ip netip.Addr) {
-		a, b := listenOn(t, ip), listenOn(t, ip)
-		var out []Message
-		for i := range MaxBatch {
-			out = append(out, message(i, 1400, b.LocalAddr()))
-		}
-		in := buffers(MaxBatch)
+	eachWay(t, func(t *testing.T, ip netip.Addr, o Offload) {
+		a, b := listenWith(t, ip, o), listenWith(t, ip, o)
+		out := append(arena(2*MaxBatch, 1400, b.LocalAddr()), message(1, 700, b.LocalAddr()), message(2, 700, b.LocalAddr()))
+		in := buffers(MaxRead)
 		watchdog := time.AfterFunc(time.Minute, func() { b.Close() }) // or a lost datagram would hang it
 		defer watchdog.Stop()
 		var df bool
@@ -308,11 +365,11 @@ func TestAllocations(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				n += got
+				n += datagrams(in[:got])
 			}
 		})
 		if got != 0 {
-			t.Errorf("%v allocations for %d datagrams there and back, want 0", got, MaxBatch)
+			t.Errorf("%v allocations for %d datagrams there and back, want 0", got, len(out))
 		}
 	})
 }
@@ -320,29 +377,28 @@ func TestAllocations(t *testing.T) {
 // BenchmarkLoopback sends and reads one batch after the other.
 func BenchmarkLoopback(b *testing.B) {
 	for name, ip := range loopbacks {
-		for _, batch := range []int{1, 16, MaxBatch} {
-			b.Run(fmt.Sprintf("%s/%d", name, batch), func(b *testing.B) {
-				from, to := listenOn(b, ip), listenOn(b, ip)
-				var out []Message
-				for i := range batch {
-					out = append(out, message(i, 1400, to.LocalAddr()))
-				}
-				in := buffers(batch)
-				b.SetBytes(int64(batch * 1400))
-				b.ReportAllocs()
-				for b.Loop() {
-					if _, err := from.WriteBatch(out, true); err != nil {
-						b.Fatal(err)
-					}
-					for n := 0; n < batch; {
-						got, err := to.ReadBatch(in)
-						if err != nil {
+		for offload, o := range offloads {
+			for _, batch := range []int{1, 16, MaxBatch, 4 * MaxBatch} {
+				b.Run(fmt.Sprintf("%s/%s/%d", name, offload, batch), func(b *testing.B) {
+					from, to := listenWith(b, ip, o), listenWith(b, ip, o)
+					out := arena(batch, 1400, to.LocalAddr())
+					in := buffers(MaxRead)
+					b.SetBytes(int64(batch * 1400))
+					b.ReportAllocs()
+					for b.Loop() {
+						if _, err := from.WriteBatch(out, true); err != nil {
 							b.Fatal(err)
 						}
-						n += got
+						for n := 0; n < batch; {
+							got, err := to.ReadBatch(in)
+							if err != nil {
+								b.Fatal(err)
+							}
+							n += datagrams(in[:got])
+						}
 					}
-				}
-			})
+				})
+			}
 		}
 	}
 }

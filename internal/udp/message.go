@@ -5,9 +5,18 @@ import (
 	"net/netip"
 )
 
-// MaxBatch is how many messages one system call moves at most. ReadBatch fills
-// no more; WriteBatch takes any number.
-const MaxBatch = 64
+// What one system call moves at most.
+const (
+	// MaxBatch is how many datagrams or runs WriteBatch hands over in one system
+	// call; it takes any number of messages.
+	MaxBatch = 64
+	// MaxRead is how many messages ReadBatch fills, so more need not have a
+	// buffer. With buffers for whole runs (MaxDatagram) they are 2 MiB, of which
+	// memory is used only for what was once filled.
+	MaxRead = 32
+	// MaxDatagram is room in bytes for every datagram and every run.
+	MaxDatagram = 1 << 16
+)
 
 // What WriteBatch says of a message that was not sent.
 var (
@@ -28,4 +37,34 @@ type Message struct {
 	// last may be shorter; 0: Buf[:N] is one datagram. WriteBatch does not look at
 	// it: it makes its own runs of neighbouring messages.
 	Segment int
+}
+
+// What a run may be, whatever the kernel would take (UDP_MAX_SEGMENTS; the
+// length of an IP packet less the longest headers).
+const (
+	maxSegments = 64
+	maxRunBytes = 65000
+)
+
+// runLen returns how many of the first messages may leave as one run: they go to
+// one place and have one length, but for the last, which may be shorter. ms is
+// not empty.
+func runLen(ms []Message) int {
+	first, total := &ms[0], ms[0].N
+	if first.N == 0 {
+		return 1 // an empty datagram would vanish in a run
+	}
+	n := 1
+	for n < min(len(ms), maxSegments) {
+		m := &ms[n]
+		if m.N == 0 || m.N > first.N || total+m.N > maxRunBytes || m.Addr != first.Addr {
+			break
+		}
+		total += m.N
+		n++
+		if m.N < first.N {
+			break
+		}
+	}
+	return n
 }

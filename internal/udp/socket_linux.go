@@ -3,7 +3,6 @@ package udp
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,60 +16,48 @@ func newSocket(family int) (int, error) {
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// register hands a socket to Go's poller, which owns it from then on.
-func register(fd int, name string) (socket, error) {
-	file := os.NewFile(uintptr(fd), name)
-	raw, err := file.SyscallConn()
-	if err == nil {
-		err = file.SetDeadline(time.Time{}) // fails if the poller did not take it
-	}
-	if err != nil {
-		file.Close()
-		return socket{}, err
-	}
-	return socket{file: file, raw: raw}, nil
-}
-
-// bindFirst prepares and binds the socket that reads, and sends with DF.
-func bindFirst(fd, family int, addr unix.Sockaddr) error {
-	if err := prepare(fd, family, unix.IP_PMTUDISC_DO); err != nil {
+// bindPlain binds the socket that only sends, without DF. It binds alone, which
+// fails if anybody else has the port, and drops what would come to it.
+func bindPlain(fd, family int, addr unix.Sockaddr) error {
+	if err := prepare(fd, family, unix.IP_PMTUDISC_DONT); err != nil {
 		return err
+	}
+	if err := deafen(fd); err != nil {
+		return fmt.Errorf("make the second socket deaf: %w", err)
 	}
 	return os.NewSyscallError("bind", unix.Bind(fd, addr))
 }
 
-// bindSecond binds the socket that sends without DF to the port of the first,
-// so that everything that arrives goes to the first. The kernel lets sockets
-// share a port when both have SO_REUSEPORT, and looks at the first one's flag
-// only now, so the first could be bound without it.
-func bindSecond(first, second, family int, addr unix.Sockaddr) error {
-	if err := prepare(second, family, unix.IP_PMTUDISC_DONT); err != nil {
+// bindDF binds the socket that reads, and sends with DF, to the port of the
+// other. Of sockets that share a port by SO_REUSEADDR the one that came last is
+// given everything that arrives, and every ICMP error: with SO_REUSEPORT a hash
+// would decide whose the errors are. Afterwards neither lets anybody else join.
+func bindDF(fd, plain, family int, addr unix.Sockaddr) error {
+	if err := prepare(fd, family, unix.IP_PMTUDISC_DO); err != nil {
 		return err
 	}
-	// Between its bind and the program that directs everything to the first the
-	// second could be given a datagram: it drops it.
-	if err := attach(second, unix.SO_ATTACH_FILTER); err != nil {
-		return fmt.Errorf("make the second socket deaf: %w", err)
+	if err := share(1, fd, plain); err != nil {
+		return err
 	}
-	for _, fd := range []int{first, second} {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-			return os.NewSyscallError("setsockopt SO_REUSEPORT", err)
-		}
-	}
-	if err := unix.Bind(second, addr); err != nil {
+	if err := unix.Bind(fd, addr); err != nil {
 		return os.NewSyscallError("bind second socket", err)
 	}
-	if err := attach(first, unix.SO_ATTACH_REUSEPORT_CBPF); err != nil {
-		return fmt.Errorf("direct datagrams to the first socket: %w", err)
+	return share(0, fd, plain)
+}
+
+func share(on int, fds ...int) error {
+	for _, fd := range fds {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, on); err != nil {
+			return os.NewSyscallError("setsockopt SO_REUSEADDR", err)
+		}
 	}
 	return nil
 }
 
-// attach gives a socket the classic BPF program "return 0". As a filter it
-// means: keep 0 bytes, drop. For a group of sockets on one port: the first one.
-func attach(fd, option int) error {
+// deafen gives a socket the classic BPF filter "return 0": keep 0 bytes, drop.
+func deafen(fd int) error {
 	program := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-	return os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, option,
+	return os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
 		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}))
 }
 
@@ -98,4 +85,30 @@ func enlarge(fd, force, ordinary int) {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, bufferSize) != nil {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, ordinary, bufferSize)
 	}
+}
+
+// offload turns on what is asked for on both sockets and returns what it got.
+func offload(df, plain int, o Offload) Offload {
+	if o.GSO {
+		for _, fd := range []int{df, plain} { // 0: no run but those a message asks for
+			if err := unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT, 0); err != nil {
+				o = o.without(true, false, fmt.Sprintf("no UDP_SEGMENT in this kernel: %v", err))
+				break
+			}
+		}
+	}
+	if o.GRO {
+		if err := setGRO(df, true); err != nil {
+			o = o.without(false, true, fmt.Sprintf("no UDP_GRO in this kernel: %v", err))
+		}
+	}
+	return o
+}
+
+func setGRO(fd int, on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	return unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, value)
 }

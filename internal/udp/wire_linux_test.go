@@ -303,10 +303,8 @@ func TestErrFull(t *testing.T) {
 	w := newWire(t)
 	c := listenOn(t, host4)
 	nobody := netip.MustParseAddrPort("10.9.0.99:6783")
-	for _, s := range []socket{c.df, c.plain} {
-		w.check(s.raw.Control(func(fd uintptr) {
-			w.check(unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 1))
-		}))
+	for _, fd := range []int{c.df, c.plain} {
+		w.check(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 1))
 	}
 	var ms []Message
 	for range MaxBatch {

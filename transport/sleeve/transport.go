@@ -124,7 +124,7 @@ func listen(hostPort string) ([]PacketConn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sleeve: listen %q: %w", hostPort, err)
 		}
-		c, err := udp.Listen(netip.AddrPortFrom(addr.Unmap(), uint16(port)))
+		c, err := udp.Listen(netip.AddrPortFrom(addr.Unmap(), uint16(port)), udp.Offload{})
 		if err != nil {
 			return nil, err
 		}
@@ -136,11 +136,11 @@ func listen(hostPort string) ([]PacketConn, error) {
 // listenBoth opens a socket of each family on the same port. A system without
 // IPv6 has IPv4 alone; another owner of the IPv6 port is an error.
 func listenBoth(port uint16) ([]PacketConn, error) {
-	c4, err := udp.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), port))
+	c4, err := udp.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), port), udp.Offload{})
 	if err != nil {
 		return nil, err
 	}
-	c6, err := udp.Listen(netip.AddrPortFrom(netip.IPv6Unspecified(), c4.LocalAddr().Port()))
+	c6, err := udp.Listen(netip.AddrPortFrom(netip.IPv6Unspecified(), c4.LocalAddr().Port()), udp.Offload{})
 	switch {
 	case err == nil:
 		return []PacketConn{c4, c6}, nil

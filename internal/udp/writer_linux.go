@@ -1,0 +1,203 @@
+package udp
+
+import (
+	"encoding/binary"
+	"net"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxPieces is how many pieces of memory one system call takes together.
+const maxPieces = 4 * maxSegments
+
+// sendTries is how often a message is tried that is refused for a reason that
+// may be another one's.
+const sendTries = 4
+
+// writer is the state of one WriteBatch, pooled so that several may run at once
+// and none allocates. It must not be copied: its headers point into it.
+//
+//	messages  1 2 3 4 5 6 7          to one place: 1 2 3 4, 5, 6 7
+//	           \ | | /  |  \ |
+//	headers       a     b    c       a and c with UDP_SEGMENT
+type writer struct {
+	hdrs     [MaxBatch]mmsghdr
+	names    [MaxBatch]unix.RawSockaddrInet6
+	controls [MaxBatch]control
+	counts   [MaxBatch]int // messages of each header
+	iovs     [maxPieces]unix.Iovec
+
+	n      int // headers in use
+	pieces int // iovs in use
+}
+
+func newWriter() *writer {
+	w := &writer{}
+	for i := range w.hdrs {
+		w.hdrs[i].hdr.Name = (*byte)(unsafe.Pointer(&w.names[i]))
+		c := &w.controls[i]
+		c.hdr.Level, c.hdr.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+		c.hdr.SetLen(unix.CmsgLen(2))
+	}
+	return w
+}
+
+// reset forgets the messages, which were borrowed.
+func (w *writer) reset() {
+	clear(w.iovs[:w.pieces])
+	w.n, w.pieces = 0, 0
+}
+
+// full reports whether there is no room for a header of k messages.
+func (w *writer) full(k int) bool {
+	return w.n == MaxBatch || w.pieces+k > maxPieces
+}
+
+// add makes a header of messages to one address, a run if there are several.
+func (w *writer) add(ms []Message, nameLen uint32) {
+	h := &w.hdrs[w.n].hdr
+	h.Namelen = nameLen
+	first := w.pieces
+	for i := range ms {
+		w.piece(ms[i].Buf[:ms[i].N], i > 0)
+	}
+	h.Iov = &w.iovs[first]
+	h.SetIovlen(w.pieces - first)
+	h.Control = nil
+	h.SetControllen(0)
+	if len(ms) > 1 {
+		c := &w.controls[w.n]
+		binary.NativeEndian.PutUint16(c.data[:], uint16(ms[0].N))
+		h.Control = (*byte)(unsafe.Pointer(c))
+		h.SetControllen(unix.CmsgSpace(2))
+	}
+	w.counts[w.n] = len(ms)
+	w.n++
+}
+
+// piece adds b, to the piece before if it may and b lies behind that.
+func (w *writer) piece(b []byte, join bool) {
+	if join {
+		last := &w.iovs[w.pieces-1]
+		end := uintptr(unsafe.Pointer(last.Base)) + uintptr(last.Len)
+		if uintptr(unsafe.Pointer(unsafe.SliceData(b))) == end {
+			last.SetLen(int(last.Len) + len(b))
+			return
+		}
+	}
+	w.iovs[w.pieces].Base = unsafe.SliceData(b)
+	w.iovs[w.pieces].SetLen(len(b))
+	w.pieces++
+}
+
+// send sends until all is sent or a header is refused, whose errno it returns
+// with the number of headers sent: sendmmsg tells the errno of the first one it
+// did not take only when called again with that one.
+func (w *writer) send(fd int) (sent int, errno unix.Errno) {
+	for tries := 0; sent < w.n; {
+		n, errno := mmsg(unix.SYS_SENDMMSG, fd, w.hdrs[sent:w.n])
+		switch {
+		case errno == 0:
+			sent, tries = sent+n, 0
+		case pending(errno) && tries < sendTries:
+			tries++ // only what repeats belongs to this message
+		default:
+			return sent, errno
+		}
+	}
+	return sent, 0
+}
+
+// WriteBatch sends Buf[:N] of each message to its Addr, with the don't-fragment
+// flag (df), or fragmented by the kernel where need be. Neighbours of one Addr
+// and one N, the last of which may be shorter, leave as runs where there is GSO.
+// It returns how many were sent; an error concerns the message after these,
+// ms[n]: ErrTooBig, ErrFull, net.ErrClosed, or what the kernel said. It does not
+// wait for room in a buffer.
+func (c *Conn) WriteBatch(ms []Message, df bool) (int, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	w := c.writers.Get().(*writer)
+	defer c.writers.Put(w)
+	sent, alone := 0, 0
+	for sent < len(ms) {
+		if c.closed.Load() {
+			return sent, net.ErrClosed
+		}
+		n, again, err := c.write(w, ms[sent:], df, alone)
+		sent += n
+		alone = max(alone-n, again)
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// write sends what one system call takes, of which the first messages, alone in
+// number, must not be in runs, and returns how many were sent. Where a run was
+// refused it returns the number of its messages as again.
+func (c *Conn) write(w *writer, ms []Message, df bool, alone int) (n, again int, err error) {
+	defer w.reset()
+	if err := c.fill(w, ms, alone); err != nil {
+		return 0, 0, err
+	}
+	fd := c.plain
+	if df {
+		fd = c.df
+	}
+	headers, errno := w.send(fd)
+	runtime.KeepAlive(ms) // a piece holds only the first of the buffers joined in it
+	for _, k := range w.counts[:headers] {
+		n += k
+	}
+	if errno == 0 {
+		return n, 0, nil
+	}
+	if ms[n].Addr.Addr().Zone() != "" {
+		c.zones.forget()
+	}
+	if k := w.counts[headers]; k > 1 && !isFull(errno) {
+		return n, k, nil
+	}
+	return n, 0, sendError(errno)
+}
+
+// fill makes headers of the first messages. It is an error if the first has an
+// address that cannot be; a later one will be the first at some time.
+func (c *Conn) fill(w *writer, ms []Message, alone int) error {
+	gso := c.offload.Load().GSO
+	for i := 0; i < len(ms); {
+		k := 1
+		if gso && i >= alone {
+			k = runLen(ms[i:])
+		}
+		if w.full(k) {
+			break
+		}
+		nameLen, err := c.zones.putAddr(&w.names[w.n], c.local, ms[i].Addr)
+		if err != nil && i == 0 {
+			return err
+		}
+		if err != nil {
+			break
+		}
+		w.add(ms[i:i+k], nameLen)
+		i += k
+	}
+	return nil
+}
+
+func isFull(errno unix.Errno) bool { return errno == unix.EAGAIN || errno == unix.ENOBUFS }
+
+func sendError(errno unix.Errno) error {
+	switch {
+	case errno == unix.EMSGSIZE:
+		return ErrTooBig
+	case isFull(errno):
+		return ErrFull
+	}
+	return errno
+}
