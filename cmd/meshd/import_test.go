@@ -21,6 +21,7 @@ var importRule = map[string][]string{
 	"cmd":             {"..."},
 	"integration":     {"..."},
 	"routing/control": {"routing", "transport", "internal/..."},
+	"routing/measure": {"routing", "transport", "internal/..."},
 	"routing":         {"transport", "internal/..."},
 	// No transport imports another, nor routing.
 	"transport/sleeve":         {"transport", "internal/..."},
