@@ -49,11 +49,17 @@ func AppendSleevePacket(b []byte, src, dst frame.PeerName, data []byte) []byte {
 	if len(data) > math.MaxUint16 {
 		return b
 	}
+	return append(AppendSleeveHeader(b, src, dst, len(data)), data...)
+}
+
+// AppendSleeveHeader appends what stands before a frame of n bytes, at most
+// 65535, from src to dst; the caller appends the frame.
+func AppendSleeveHeader(b []byte, src, dst frame.PeerName, n int) []byte {
 	var header [SleevePacketHeader]byte
 	src.Put(header[offPacketSrc:])
 	dst.Put(header[offPacketDst:])
-	binary.BigEndian.PutUint16(header[offPacketLen:], uint16(len(data)))
-	return append(append(b, header[:]...), data...)
+	binary.BigEndian.PutUint16(header[offPacketLen:], uint16(n))
+	return append(b, header[:]...)
 }
 
 // SleeveReader walks the packets of one datagram. It does not allocate.

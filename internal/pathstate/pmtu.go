@@ -168,6 +168,13 @@ func (m *PMTU) Suspect(now time.Time) {
 	}
 }
 
+// Doubt makes the check of the MTU in use due as soon as no tests are in progress.
+func (m *PMTU) Doubt(now time.Time) {
+	if m.bound != 0 && now.Before(m.checkAt) {
+		m.checkAt = now
+	}
+}
+
 // Shift puts off what is waited for, by a time in which we did not run.
 func (m *PMTU) Shift(d time.Duration) {
 	for i := range m.trials {

@@ -22,6 +22,11 @@ type Conn struct {
 	writers sync.Pool // of *writer
 	zones   zones
 
+	opened    Offload // as it was at first
+	judge     judge   // of the reader's goroutine
+	onOffload func(Offload)
+	onTooBig  func(dst netip.AddrPort, mtu int)
+
 	closed atomic.Bool
 	mu     sync.RWMutex // read-locked while a descriptor is used, locked to close them
 	df     int          // descriptor of the socket that reads, and sends with DF
@@ -59,6 +64,7 @@ func listen(addr netip.AddrPort, o Offload) (_ *Conn, err error) {
 		return nil, err
 	}
 	o = offload(c.df, c.plain, o)
+	c.opened = o
 	c.offload.Store(&o)
 	return c, nil
 }

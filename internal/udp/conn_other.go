@@ -100,3 +100,12 @@ func (c *Conn) PathMTU(netip.AddrPort) (int, error) {
 
 // Probe returns none: this system has no offload.
 func Probe() Offload { return Offload{Why: "there is none on this system"} }
+
+// OnOffload does nothing on this system: there is no offload.
+func (c *Conn) OnOffload(func(Offload)) {}
+
+// OnTooBig does nothing on this system: its errors are not to be had.
+func (c *Conn) OnTooBig(func(dst netip.AddrPort, mtu int)) {}
+
+// Judge does nothing on this system: there are no runs.
+func (c *Conn) Judge(time.Time, Verdict) {}

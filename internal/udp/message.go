@@ -34,10 +34,14 @@ type Message struct {
 	N    int            // bytes of Buf that are the datagram, or the run
 	Addr netip.AddrPort // the other end; never an IPv4-mapped IPv6 address
 	// Segment is the length in bytes of each datagram of a run, of which only the
-	// last may be shorter; 0: Buf[:N] is one datagram. WriteBatch does not look at
-	// it: it makes its own runs of neighbouring messages.
+	// last may be shorter; 0: Buf[:N] is one datagram. WriteBatch makes its own
+	// runs of neighbouring messages, but for those whose Segment is Alone.
 	Segment int
 }
+
+// Alone as a message's Segment keeps it out of the runs of WriteBatch, where they
+// are known to arrive mangled.
+const Alone = -1
 
 // What a run may be, whatever the kernel would take (UDP_MAX_SEGMENTS; the
 // length of an IP packet less the longest headers).
@@ -51,13 +55,13 @@ const (
 // not empty.
 func runLen(ms []Message) int {
 	first, total := &ms[0], ms[0].N
-	if first.N == 0 {
+	if first.N == 0 || first.Segment == Alone {
 		return 1 // an empty datagram would vanish in a run
 	}
 	n := 1
 	for n < min(len(ms), maxSegments) {
 		m := &ms[n]
-		if m.N == 0 || m.N > first.N || total+m.N > maxRunBytes || m.Addr != first.Addr {
+		if m.N == 0 || m.N > first.N || total+m.N > maxRunBytes || m.Addr != first.Addr || m.Segment == Alone {
 			break
 		}
 		total += m.N

@@ -37,7 +37,8 @@ const (
 
 // Times of a path.
 const (
-	routeEvery   = 10 * time.Second // how often the kernel is asked for the route's MTU
+	routeEvery   = 10 * time.Second      // how often the kernel is asked for the route's MTU
+	routeGap     = 20 * time.Millisecond // between two such questions, whatever we are told
 	suspectEvery = time.Second
 	defaultRoute = 1500 // MTU in bytes where the kernel knows no route
 )
@@ -85,8 +86,8 @@ type path struct {
 	prober      pathstate.Prober
 	frag        fragTest
 	pmtu        *pathstate.PMTU
-	routeMTU    int // bytes, as the kernel says
-	routeAt     time.Time
+	routeMTU    int       // bytes, as the kernel says
+	routeAt     time.Time // when the kernel was asked for that
 	suspectAt   time.Time
 }
 
@@ -255,6 +256,7 @@ func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
 		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), Loss: p.prober.Loss(now),
 		Addr: p.addr, Encrypted: p.open != nil,
+		Authenticated: p.open != nil && p.session.Authenticated,
 	}
 	switch {
 	case s.Up:
@@ -283,7 +285,7 @@ func (p *path) dueLocked(now time.Time) time.Time {
 		}
 	}
 	if p.conn != nil {
-		earliest(p.routeAt)
+		earliest(p.routeDueLocked())
 		earliest(p.heartbeatAt)
 		earliest(p.probeDueLocked(now))
 	}
@@ -313,23 +315,32 @@ func (p *path) carryOut(o orders) {
 	}
 }
 
+// routeDueLocked is when the kernel is to be asked for the MTU of the route.
+func (p *path) routeDueLocked() time.Time {
+	if p.stale.Load() {
+		return p.routeAt.Add(routeGap)
+	}
+	return p.routeAt.Add(routeEvery)
+}
+
 // lookAtRoute asks the kernel for the MTU of the route, now and then and when
 // there is reason to.
 func (p *path) lookAtRoute(now time.Time) {
 	p.mu.Lock()
 	to, conn := p.addr, p.conn
-	wanted := conn != nil && (p.stale.Swap(false) || !now.Before(p.routeAt))
+	wanted := conn != nil && !now.Before(p.routeDueLocked())
 	p.mu.Unlock()
 	if !wanted {
 		return
 	}
+	p.stale.Store(false)
 	mtu, err := conn.PathMTU(to)
 	if err != nil {
 		p.log.Debug("no MTU of the route", "addr", to, "err", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.routeAt = now.Add(routeEvery)
+	p.routeAt = now
 	if to != p.addr {
 		p.stale.Store(true)
 		return

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"meshd/internal/encap"
@@ -17,9 +18,9 @@ import (
 
 // Bounds of one read.
 const (
-	readSize     = 1 << 16 // bytes, more than any datagram
-	deliverMax   = 2048    // packets; a batch that grows longer is delivered in parts
-	readErrors   = 100     // in a row, after which the socket is given up
+	deliverMax   = 2048      // packets; a batch that grows longer is delivered in parts
+	openedMax    = 192 << 10 // bytes that were opened and wait to be delivered; the same
+	readErrors   = 100       // in a row, after which the socket is given up
 	readErrPause = 10 * time.Millisecond
 )
 
@@ -30,19 +31,31 @@ type reader struct {
 	messages []udp.Message
 	opened   []byte // packets of sealed datagrams of the batch, behind each other
 	batch    []frame.Packet
+	tally    tally
+	verdict  udp.Verdict
 	now      time.Time // when the batch was read
 }
 
+// tally counts what one path receives, until a datagram of another one comes.
+type tally struct {
+	p         *path
+	datagrams int
+	load
+}
+
 func newReader(t *Transport, c PacketConn) *reader {
-	r := &reader{t: t, conn: c, messages: make([]udp.Message, udp.MaxBatch)}
+	r := &reader{t: t, conn: c, messages: make([]udp.Message, udp.MaxRead)}
 	for i := range r.messages {
-		r.messages[i].Buf = make([]byte, readSize)
+		r.messages[i].Buf = make([]byte, udp.MaxDatagram)
 	}
 	return r
 }
 
-// run reads until the socket is closed. Errors that pass are waited out.
+// run reads until the socket is closed. Errors that pass are waited out. It keeps
+// its thread, as ReadBatch wants it.
 func (r *reader) run(ctx context.Context) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	for failed := 0; ; {
 		err := r.read()
 		switch {
@@ -69,27 +82,53 @@ func (r *reader) read() error {
 		return err
 	}
 	r.now = time.Now()
-	r.opened = r.opened[:0]
-	for _, m := range r.messages[:n] {
-		r.datagram(m.Buf[:m.N], m.Addr)
-		if len(r.batch) >= deliverMax {
-			r.flush()
-		}
+	for i := range r.messages[:n] {
+		r.message(&r.messages[i])
 	}
 	r.flush()
+	if r.verdict != (udp.Verdict{}) {
+		r.conn.Judge(r.now, r.verdict)
+		r.verdict = udp.Verdict{}
+	}
 	return nil
 }
 
+// message takes the datagrams of one message: one, or those of a run.
+func (r *reader) message(m *udp.Message) {
+	b, run := m.Buf[:m.N], m.Segment > 0 && m.Segment < m.N
+	for run && len(b) > m.Segment {
+		r.datagram(b[:m.Segment], m.Addr, run)
+		b = b[m.Segment:]
+	}
+	r.datagram(b, m.Addr, run)
+}
+
+// flush delivers what has come, and counts it.
 func (r *reader) flush() {
 	if len(r.batch) > 0 {
 		r.t.deliver(r.batch)
 		r.batch = r.batch[:0]
 	}
+	r.opened = r.opened[:0]
+	r.settle()
+}
+
+// settle adds the tally to its path's counters.
+func (r *reader) settle() {
+	if r.tally.p != nil {
+		rx := &r.tally.p.session.Counters.Rx
+		rx.AddDatagrams(r.tally.datagrams)
+		rx.Add(r.tally.frames, r.tally.bytes)
+	}
+	r.tally = tally{}
 }
 
 // datagram finds the path of a datagram by its sender's name and takes its
-// packets.
-func (r *reader) datagram(b []byte, from netip.AddrPort) {
+// packets. run: the kernel left it together with others.
+func (r *reader) datagram(b []byte, from netip.AddrPort, run bool) {
+	if len(r.batch) >= deliverMax || len(r.opened) >= openedMax {
+		r.flush()
+	}
 	stray := &r.t.stray.Rx
 	if len(b) < encap.SleeveNameLen {
 		stray.Drop(transport.DropMalformed, 1)
@@ -110,6 +149,7 @@ func (r *reader) datagram(b []byte, from netip.AddrPort) {
 		packets, err := r.unseal(p, b)
 		if err == nil {
 			p.alive(r.now)
+			r.judge(p, from, run, true)
 			r.packets(p, packets, from)
 			return
 		}
@@ -122,7 +162,29 @@ func (r *reader) datagram(b []byte, from netip.AddrPort) {
 		r.plain(paths, b[encap.SleeveNameLen:], from)
 		return
 	}
+	if why == transport.DropAuth {
+		r.judge(paths[0], from, run, false)
+	}
 	paths[0].session.Counters.Rx.Drop(why, 1)
+}
+
+// judge notes for the socket whether a sealed datagram of the neighbour was
+// intact. What comes from elsewhere says nothing: anybody may have sent it.
+func (r *reader) judge(p *path, from netip.AddrPort, run, passed bool) {
+	if !p.confirmed(from) {
+		return
+	}
+	v := &r.verdict
+	switch {
+	case run && passed:
+		v.RunPassed++
+	case run:
+		v.RunFailed++
+	case passed:
+		v.SinglePassed++
+	default:
+		v.SingleFailed++
+	}
 }
 
 // unseal opens a datagram under the key of p. The packets stay valid for the
@@ -130,7 +192,7 @@ func (r *reader) datagram(b []byte, from netip.AddrPort) {
 func (r *reader) unseal(p *path, b []byte) ([]byte, error) {
 	if cap(r.opened)-len(r.opened) < len(b) {
 		// What was opened before keeps the old memory alive.
-		r.opened = make([]byte, 0, max(2*cap(r.opened), readSize))
+		r.opened = make([]byte, 0, max(2*cap(r.opened), udp.MaxDatagram))
 	}
 	start := len(r.opened)
 	opened, err := p.unseal(r.opened, b)
@@ -144,7 +206,10 @@ func (r *reader) unseal(p *path, b []byte) ([]byte, error) {
 // packets takes the packets of a datagram, which belong to p, and reports whether
 // one of them was good.
 func (r *reader) packets(p *path, b []byte, from netip.AddrPort) (good bool) {
-	rx := &p.session.Counters.Rx
+	if r.tally.p != p {
+		r.settle()
+		r.tally.p = p
+	}
 	packets := encap.NewSleeveReader(b)
 	var got load
 	for {
@@ -163,10 +228,11 @@ func (r *reader) packets(p *path, b []byte, from netip.AddrPort) (good bool) {
 			good = p.special(r.now, kind, pk.Frame.Data, from) || good
 		}
 	}
-	rx.AddDatagrams(1)
-	rx.Add(got.frames, got.bytes)
+	r.tally.datagrams++
+	r.tally.frames += got.frames
+	r.tally.bytes += got.bytes
 	if packets.Err() != nil {
-		rx.Drop(transport.DropMalformed, 1)
+		p.session.Counters.Rx.Drop(transport.DropMalformed, 1)
 	}
 	return good || got.frames > 0
 }

@@ -1,6 +1,7 @@
 package sleeve
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"testing"
@@ -57,7 +58,12 @@ func (b *bench) path(uid uint64, key *[32]byte, native bool) *path {
 
 // feed hands the reader one datagram.
 func (b *bench) feed(from netip.AddrPort, datagram []byte) {
-	b.r.datagram(datagram, from)
+	b.read(udp.Message{Buf: datagram, N: len(datagram), Addr: from})
+}
+
+// read hands the reader one message.
+func (b *bench) read(m udp.Message) {
+	b.r.message(&m)
 	b.r.flush()
 }
 
@@ -377,32 +383,158 @@ func TestDeliverInParts(t *testing.T) {
 		d = encap.AppendSleevePacket(d, host2, host1, tiny)
 	}
 	n := &null{}
-	for range udp.MaxBatch {
+	for range udp.MaxRead {
 		n.batch = append(n.batch, udp.Message{Buf: d, N: len(d), Addr: farAddr})
 	}
 	if err := newReader(b.tr, n).read(); err != nil {
 		t.Fatal(err)
 	}
-	if packets != per*udp.MaxBatch || largest > deliverMax+per {
-		t.Errorf("%d packets in parts of up to %d, want %d in parts of at most %d", packets, largest, per*udp.MaxBatch, deliverMax+per)
+	if packets != per*udp.MaxRead || largest > deliverMax+per {
+		t.Errorf("%d packets in parts of up to %d, want %d in parts of at most %d", packets, largest, per*udp.MaxRead, deliverMax+per)
 	}
 }
 
-// readBatch is a batch of datagrams as a busy path receives it, sealed anew each
-// time where there is a key.
-func readBatch(n *null, seal *encap.SleeveSeal, inner []byte) {
+// Datagrams come alone and in runs, and are the same.
+func TestRuns(t *testing.T) {
+	for _, key := range []*[32]byte{nil, {1}} {
+		b := newBench(t)
+		p := b.path(77, key, true)
+		p.from.Store(&farAddr)
+		var seal *encap.SleeveSeal
+		if key != nil {
+			seal = encap.NewSleeveSeal(key, false)
+		}
+		sizes := []int{500, 500, 500, 123}
+		run := func(sizes ...int) (run []byte, each int) {
+			for i, size := range sizes {
+				d := plain(transporttest.Frame(uint64(i), size))
+				if seal != nil {
+					d = seal.Seal(nil, host2, d[encap.SleeveNameLen:], true)
+				}
+				each = max(each, len(d))
+				run = append(run, d...)
+			}
+			return run, each
+		}
+		frames := 0
+		read := func(name string, buf []byte, segment, want int) {
+			t.Helper()
+			b.got = nil
+			b.read(udp.Message{Buf: append(buf, "rest of the buffer"...), N: len(buf), Addr: farAddr, Segment: segment})
+			if len(b.got) != want {
+				t.Fatalf("sealed %v, %s: %d packets, want %d", key != nil, name, len(b.got), want)
+			}
+			for i, pk := range b.got {
+				if !bytes.Equal(pk.Frame.Data, transporttest.Frame(uint64(i), sizes[i])) {
+					t.Errorf("sealed %v, %s: frame %d is another", key != nil, name, i)
+				}
+			}
+			frames += want
+		}
+		buf, each := run(sizes...)
+		read("a run", buf, each, 4)
+		buf, each = run(sizes[:3]...)
+		read("a run of equal datagrams", buf, each, 3)
+		buf, each = run(sizes[0])
+		read("no run", buf, 0, 1)
+		buf, each = run(sizes[0])
+		read("a run of one", buf, each, 1)
+		buf, each = run(sizes[0])
+		read("segment longer than the message", buf, each+1, 1)
+		buf, _ = run(sizes[0])
+		read("negative segment", buf, -1, 1)
+		before := p.session.Counters.Rx.Stats()
+		if before.Frames != uint64(frames) || before.Datagrams != uint64(frames) || len(before.Drops) != 0 {
+			t.Errorf("sealed %v: counters %+v, want %d frames", key != nil, before, frames)
+		}
+		buf, each = run(sizes[:3]...)
+		for _, segment := range []int{1, 2, 5, 7, 13, each - 1, each / 2, len(buf) - 1} {
+			b.read(udp.Message{Buf: buf, N: len(buf), Addr: farAddr, Segment: segment})
+		}
+		b.read(udp.Message{Addr: farAddr, Segment: 3})
+	}
+}
+
+// What authentication makes of datagrams is told to the socket, but not of those
+// that anybody may have sent.
+func TestVerdict(t *testing.T) {
+	key := &[32]byte{1}
+	b := newBench(t)
+	p := b.path(77, key, true)
+	b.path(78, &[32]byte{2}, true) // a newer connection under another key
+	q := b.path(79, &[32]byte{3}, true)
+	p.from.Store(&farAddr)
+	q.from.Store(&farAddr)
+	seal := encap.NewSleeveSeal(key, false)
+	d := func() []byte { return sealed(seal, transporttest.Frame(1, 100)) }
+	read := func(from netip.AddrPort, broken, run bool) {
+		x, y := d(), d()
+		if broken {
+			x[len(x)-1] ^= 1
+		}
+		m := udp.Message{Buf: x, N: len(x), Addr: from}
+		if run {
+			m.Buf, m.N, m.Segment = append(x, y...), len(x)+len(y), len(x)
+		}
+		b.read(m)
+	}
+	read(farAddr, false, false)
+	read(farAddr, true, false)
+	read(farAddr, true, false)
+	read(farAddr, false, true)
+	read(farAddr, true, true)
+	read(thirdAddr, true, true)
+	read(thirdAddr, false, false)
+	again := d()
+	b.feed(farAddr, again)
+	b.feed(farAddr, again) // replayed: intact, but no new word
+	if want := (udp.Verdict{RunPassed: 3, RunFailed: 1, SinglePassed: 2, SingleFailed: 2}); b.r.verdict != want {
+		t.Errorf("verdict = %+v, want %+v", b.r.verdict, want)
+	}
+	w := b.tr.conns[0].(*wire)
+	b.r.messages = nil
+	before := b.r.verdict
+	w.Socket.Judge(time.Time{}, before)
+	if got := w.Verdict(); got != before {
+		t.Errorf("the socket was told %+v", got)
+	}
+}
+
+// Plain datagrams prove nothing about runs.
+func TestPlainHasNoVerdict(t *testing.T) {
+	b := newBench(t)
+	b.path(77, nil, true)
+	b.path(78, &[32]byte{1}, true)
+	b.feed(farAddr, heartbeat(77))
+	b.feed(farAddr, plain(transporttest.Frame(1, 100)))
+	if b.r.verdict != (udp.Verdict{}) {
+		t.Errorf("verdict = %+v, want none", b.r.verdict)
+	}
+}
+
+// readBatch is a batch of runs as a busy path receives it, sealed anew each time
+// where there is a key.
+func readBatch(n *null, seal *encap.SleeveSeal, inner []byte, run int) {
 	for i := range n.batch {
 		m := &n.batch[i]
-		if seal != nil {
-			m.Buf = seal.Seal(m.Buf[:0], host2, inner, true)
-		} else {
-			m.Buf = append(encap.AppendSleeveName(m.Buf[:0], host2), inner...)
+		m.Buf = m.Buf[:0]
+		for range run {
+			if seal != nil {
+				m.Buf = seal.Seal(m.Buf, host2, inner, true)
+			} else {
+				m.Buf = append(encap.AppendSleeveName(m.Buf, host2), inner...)
+			}
 		}
 		m.N = len(m.Buf)
+		if run > 1 {
+			m.Segment = m.N / run
+		}
 	}
 }
 
-func newReadBench(tb testing.TB, key *[32]byte) (r *reader, n *null, refill func()) {
+// newReadBench makes a reader whose socket gives batches of messages with run
+// datagrams each.
+func newReadBench(tb testing.TB, key *[32]byte, messages, run int) (r *reader, n *null, refill func()) {
 	tr, err := New(Config{Local: host1, Deliver: ignore, Sockets: []PacketConn{&null{}}})
 	if err != nil {
 		tb.Fatal(err)
@@ -411,51 +543,61 @@ func newReadBench(tb testing.TB, key *[32]byte) (r *reader, n *null, refill func
 	tr.add(p)
 	p.from.Store(&farAddr)
 	n = &null{}
-	for range udp.MaxBatch {
-		n.batch = append(n.batch, udp.Message{Buf: make([]byte, 0, 2000), Addr: farAddr})
+	for range messages {
+		n.batch = append(n.batch, udp.Message{Buf: make([]byte, 0, 1500*run), Addr: farAddr})
 	}
 	var seal *encap.SleeveSeal
 	if key != nil {
 		seal = encap.NewSleeveSeal(key, false)
 	}
 	inner := plain(transporttest.IPv4Frame(1, 1300, true), transporttest.IPv4Frame(2, 60, true))[encap.SleeveNameLen:]
-	return newReader(tr, n), n, func() { readBatch(n, seal, inner) }
+	return newReader(tr, n), n, func() { readBatch(n, seal, inner, run) }
 }
 
 func TestReceiveDoesNotAllocate(t *testing.T) {
 	for _, key := range []*[32]byte{nil, {1}} {
-		r, _, refill := newReadBench(t, key)
-		allocs := testing.AllocsPerRun(100, func() {
-			refill()
-			if err := r.read(); err != nil {
-				t.Fatal(err)
+		for _, run := range []int{1, 40} {
+			r, _, refill := newReadBench(t, key, 10, run)
+			allocs := testing.AllocsPerRun(100, func() {
+				refill()
+				if err := r.read(); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if allocs != 0 {
+				t.Errorf("sealed %v, runs of %d: %v allocations for a batch, want 0", key != nil, run, allocs)
 			}
-		})
-		if allocs != 0 {
-			t.Errorf("sealed %v: %v allocations for a batch, want 0", key != nil, allocs)
 		}
 	}
 }
 
+// BenchmarkReceive reads a batch of 64 datagrams, alone and in runs.
 func BenchmarkReceive(b *testing.B) {
 	for _, bm := range []struct {
-		name string
-		key  *[32]byte
-	}{{"plain", nil}, {"sealed", &[32]byte{1}}} {
+		name          string
+		key           *[32]byte
+		messages, run int
+	}{
+		{"plain", nil, 32, 1}, {"plain runs", nil, 2, 32},
+		{"sealed", &[32]byte{1}, 32, 1}, {"sealed runs", &[32]byte{1}, 2, 32},
+	} {
 		b.Run(bm.name, func(b *testing.B) {
-			r, n, refill := newReadBench(b, bm.key)
+			r, _, refill := newReadBench(b, bm.key, bm.messages, bm.run)
+			datagrams := bm.messages * bm.run
 			b.ReportAllocs()
-			b.SetBytes(int64(len(n.batch)) * 1360)
+			b.SetBytes(int64(datagrams) * 1360)
+			refill()
 			for b.Loop() {
-				if bm.key != nil {
+				if bm.key != nil { // a datagram opens only once
 					b.StopTimer()
+					refill()
+					b.StartTimer()
 				}
-				refill() // a datagram opens only once
-				b.StartTimer()
 				if err := r.read(); err != nil {
 					b.Fatal(err)
 				}
 			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(datagrams), "ns/datagram")
 		})
 	}
 }
@@ -492,6 +634,8 @@ func FuzzDatagram(f *testing.F) {
 		b.feed(thirdAddr, inner)
 		seal := encap.NewSleeveSeal(key, false)
 		b.feed(thirdAddr, seal.Seal(nil, host2, inner, true))
+		run := append(append(plain(), inner...), seal.Seal(nil, host2, inner, true)...)
+		b.read(udp.Message{Buf: run, N: len(run), Addr: farAddr, Segment: encap.SleeveNameLen + len(inner)})
 		for _, x := range []*path{p, q} {
 			x.HandleControl(byte(len(inner)), inner)
 			_ = x.Send(toHost2(inner))

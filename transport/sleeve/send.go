@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"meshd/internal/encap"
@@ -12,9 +13,13 @@ import (
 	"meshd/transport"
 )
 
-// arenaSize is how many bytes of finished datagrams an outbox holds: 64 of an
-// Ethernet's size, or one of the largest with some others.
-const arenaSize = 160 << 10
+// An outbox holds arenaSize bytes of finished datagrams, at most outboxMax: two
+// super-frames of 64 KiB with what is put around their segments, of which the
+// second continues the first one's run. More of it would only be colder.
+const (
+	arenaSize = 160 << 10
+	outboxMax = 2 * udp.MaxBatch
+)
 
 // ipv6Min is the MTU that IPv6 asks of every link.
 const ipv6Min = 1280
@@ -26,6 +31,9 @@ const ipv6Min = 1280
 //	                                  ▲ being filled, if plain
 //	packets   [ packet | packet ]  being filled, if sealed: it goes to the
 //	                               arena when it is complete
+//
+// The datagrams lie without gaps, and the segments of a super-frame make equal
+// ones, so that the socket can hand them to the kernel as one run.
 type outbox struct {
 	df       bool
 	arena    []byte // of fixed capacity, so that messages stay where they are
@@ -42,8 +50,8 @@ type load struct{ frames, bytes int }
 // init makes the buffers; a path that never sends has none.
 func (b *outbox) init(sealed bool) {
 	b.arena = make([]byte, 0, arenaSize)
-	b.messages = make([]udp.Message, 0, udp.MaxBatch)
-	b.loads = make([]load, 0, udp.MaxBatch)
+	b.messages = make([]udp.Message, 0, outboxMax)
+	b.loads = make([]load, 0, outboxMax)
 	if sealed {
 		b.packets = make([]byte, 0, encap.MaxDatagram)
 	}
@@ -56,6 +64,14 @@ func (b *outbox) room(size int) bool {
 		used -= b.size
 	}
 	return len(b.messages) < cap(b.messages) && used+size <= cap(b.arena)
+}
+
+// filling is where the packets of the open datagram go.
+func (b *outbox) filling() *[]byte {
+	if b.packets != nil {
+		return &b.packets
+	}
+	return &b.arena
 }
 
 // sender is the data path's side of a path.
@@ -73,17 +89,19 @@ type sender struct {
 	stackOK  bool
 	tooBig   [3]*transport.TooBigError // by number of VLAN tags
 	df, any  outbox
-	scratch  []byte // a fragment of an inner packet
-	fragment frame.Packet
+	cutter   frame.Cutter // has the frame that is being sent, if it has an offload
+	segments segments     // of that frame
+	whole    []byte       // a segment that is to be fragmented
+	scratch  []byte       // a fragment of it
+	fragment frame.Packet // what the fragments belong to
 	emit     func(b []byte)
 }
 
 func (s *sender) init() {
 	s.df.df = true
 	s.emit = func(b []byte) {
-		p := s.fragment
-		p.Frame.Data = b
-		s.putLocked(&s.df, p)
+		buf := s.beginLocked(&s.df, s.fragment, len(b))
+		*buf = append(*buf, b...)
 	}
 }
 
@@ -120,22 +138,50 @@ func (s *sender) setStackOK(ok bool) {
 	s.stackOK = ok
 }
 
-// send takes one packet (weave protocol, section 6.8).
-func (s *sender) send(p frame.Packet) error {
+// segments are the frames as which one frame is sent.
+type segments struct {
+	n, size, last int // how many; bytes of each but the last, bytes of the last
+}
+
+// segmentsLocked finds the segments of a frame. It fails where the offload does
+// not fit the frame.
+func (s *sender) segmentsLocked(f frame.Frame) (segments, error) {
+	if f.Offload == (frame.Offload{}) { // no work for the cutter
+		return segments{1, len(f.Data), len(f.Data)}, nil
+	}
+	if err := s.cutter.Begin(f); err != nil {
+		return segments{}, err
+	}
+	n := s.cutter.Segments()
+	return segments{n, s.cutter.SegmentLen(), len(f.Data) - (n-1)*int(f.Offload.GSOSize)}, nil
+}
+
+// appendSegmentLocked appends the next segment of a frame.
+func (s *sender) appendSegmentLocked(b []byte, f frame.Frame) []byte {
+	if f.Offload == (frame.Offload{}) {
+		return append(b, f.Data...)
+	}
+	b, _ = s.cutter.Next(b)
+	return b
+}
+
+// send takes one packet (weave protocol, section 6.8). A super-frame is sent as
+// its segments, all of which travel alike.
+func (s *sender) send(p frame.Packet) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.segments, err = s.segmentsLocked(p.Frame)
 	data := p.Frame.Data
 	switch {
-	case s.conn == nil:
-		s.counters.Tx.Drop(transport.DropNoPath, 1)
-		return transport.ErrNoPath
-	case p.Frame.Offload != frame.Offload{}, len(data) < frame.HeaderLen,
-		[frame.HeaderLen]byte(data) == [frame.HeaderLen]byte{}:
+	case err != nil, len(data) < frame.HeaderLen, [frame.HeaderLen]byte(data) == [frame.HeaderLen]byte{}:
 		// The last would be taken for a special frame.
 		s.counters.Tx.Drop(transport.DropMalformed, 1)
 		return nil
-	case len(data) > encap.MaxDatagram-s.base()-encap.SleevePacketHeader:
-		s.counters.Tx.Drop(transport.DropTooBig, 1)
+	case s.conn == nil:
+		s.counters.Tx.Drop(transport.DropNoPath, s.segments.n)
+		return transport.ErrNoPath
+	case s.segments.size > encap.MaxDatagram-s.base()-encap.SleevePacketHeader:
+		s.counters.Tx.Drop(transport.DropTooBig, s.segments.n)
 		return nil
 	}
 	return s.sendLocked(p)
@@ -143,7 +189,8 @@ func (s *sender) send(p frame.Packet) error {
 
 func (s *sender) sendLocked(p frame.Packet) error {
 	c := frame.Classify(p.Frame.Data)
-	big := len(p.Frame.Data) > s.mtu+frame.HeaderLen
+	size := s.segments.size
+	big := size > s.mtu+frame.HeaderLen
 	box := &s.any
 	switch c.Kind {
 	case frame.IPv4DF:
@@ -161,41 +208,65 @@ func (s *sender) sendLocked(p frame.Packet) error {
 		}
 	case frame.IPv6:
 		// Hosts do not go below 1280, so that has to pass in any case.
-		if big && len(p.Frame.Data) > c.L3+ipv6Min {
+		if big && size > c.L3+ipv6Min {
 			return s.tooBigLocked(c)
 		}
 	}
-	s.putLocked(box, p)
+	s.putLocked(box, p, c)
 	return nil
 }
 
 func (s *sender) tooBigLocked(c frame.Class) error {
-	s.counters.Tx.Drop(transport.DropTooBig, 1)
-	tags := (c.L3 - frame.HeaderLen) / frame.VLANTagLen
-	return s.tooBig[min(tags, len(s.tooBig)-1)]
+	s.counters.Tx.Drop(transport.DropTooBig, s.segments.n)
+	return s.tooBig[min(tags(c), len(s.tooBig)-1)]
 }
 
-// splitLocked sends an inner IPv4 packet in fragments.
+// tags is how many VLAN tags a frame has.
+func tags(c frame.Class) int { return (c.L3 - frame.HeaderLen) / frame.VLANTagLen }
+
+// splitLocked sends the segments of an inner IPv4 packet in fragments.
 func (s *sender) splitLocked(p frame.Packet) error {
-	if cap(s.scratch) < s.mtu+frame.HeaderLen {
-		s.scratch = make([]byte, 0, s.mtu+frame.HeaderLen)
-	}
+	s.whole = slices.Grow(s.whole[:0], s.segments.size)
+	s.scratch = slices.Grow(s.scratch[:0], s.mtu+frame.HeaderLen)
 	s.fragment = p
-	err := frame.FragmentIPv4(p.Frame.Data, s.mtu, s.scratch, s.emit)
-	s.fragment.Frame.Data = nil
-	if err != nil {
-		s.counters.Tx.Drop(transport.DropMalformed, 1)
+	for range s.segments.n {
+		segment := s.appendSegmentLocked(s.whole[:0], p.Frame)
+		if err := frame.FragmentIPv4(segment, s.mtu, s.scratch, s.emit); err != nil {
+			s.counters.Tx.Drop(transport.DropMalformed, 1)
+		}
 	}
+	s.fragment.Frame.Data = nil
 	return nil
 }
 
-// putLocked puts a packet into a class's datagram, and begins the next one where
-// it does not fit.
-func (s *sender) putLocked(b *outbox, p frame.Packet) {
+// putLocked puts the segments of the packet's frame into a class's datagrams.
+func (s *sender) putLocked(b *outbox, p frame.Packet, c frame.Class) {
+	g := s.segments
+	if g.n > 1 && len(b.messages) > 0 && !b.room(g.n*(s.base()+encap.SleevePacketHeader+g.size)) {
+		s.closeLocked(b) // the segments stay together
+		s.writeLocked(b)
+	}
+	for i := range g.n {
+		size := g.size
+		if i == g.n-1 {
+			size = g.last
+		}
+		buf := s.beginLocked(b, p, size)
+		*buf = s.appendSegmentLocked(*buf, p.Frame)
+		if g.n == 1 && c.Kind != frame.Other {
+			frame.ClampMSS((*buf)[len(*buf)-size:], s.mtu-tags(c)*frame.VLANTagLen, false)
+		}
+	}
+}
+
+// beginLocked makes room in a class's datagram for a packet with a frame of size
+// bytes, or begins the next one where it does not fit. The caller appends the
+// frame to what is returned.
+func (s *sender) beginLocked(b *outbox, p frame.Packet, size int) (buf *[]byte) {
 	if b.arena == nil {
 		b.init(s.seal != nil)
 	}
-	need := encap.SleevePacketHeader + len(p.Frame.Data)
+	need := encap.SleevePacketHeader + size
 	if b.open.frames > 0 && b.size+need > s.limit {
 		s.closeLocked(b)
 	}
@@ -208,17 +279,15 @@ func (s *sender) putLocked(b *outbox, p frame.Packet) {
 		s.writeLocked(b)
 		grown = s.base() + need
 	}
-	if s.seal != nil {
-		b.packets = encap.AppendSleevePacket(b.packets, p.Src, p.Dst, p.Frame.Data)
-	} else {
-		if b.open.frames == 0 {
-			b.arena = encap.AppendSleeveName(b.arena, s.t.local)
-		}
-		b.arena = encap.AppendSleevePacket(b.arena, p.Src, p.Dst, p.Frame.Data)
+	buf = b.filling()
+	if s.seal == nil && b.open.frames == 0 {
+		*buf = encap.AppendSleeveName(*buf, s.t.local)
 	}
+	*buf = encap.AppendSleeveHeader(*buf, p.Src, p.Dst, size)
 	b.size = grown
 	b.open.frames++
-	b.open.bytes += len(p.Frame.Data)
+	b.open.bytes += size
+	return buf
 }
 
 // closeLocked completes the datagram that is being filled.
@@ -255,9 +324,12 @@ func (s *sender) writeLocked(b *outbox) {
 	tx := &s.counters.Tx
 	for i := 0; i < len(b.messages); {
 		n, err := s.conn.WriteBatch(b.messages[i:], b.df)
+		sent := load{}
 		for _, l := range b.loads[i : i+n] {
-			tx.Add(l.frames, l.bytes)
+			sent.frames += l.frames
+			sent.bytes += l.bytes
 		}
+		tx.Add(sent.frames, sent.bytes)
 		tx.AddDatagrams(n)
 		i += n
 		if err == nil {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
@@ -104,20 +105,6 @@ func TestSendClasses(t *testing.T) {
 	}
 }
 
-func TestSendNeedsACompleteFrame(t *testing.T) {
-	w, far := newWire(t, transporttest.Link{})
-	p := openPath(t, w, far, session(host1, nil, true), ignore)
-	pk := toHost2(transporttest.Frame(1, 100))
-	pk.Frame.Offload.GSOSize = 1000
-	if err := p.Send(pk); err != nil {
-		t.Fatal(err)
-	}
-	_ = p.Flush()
-	if sent := w.take(); len(sent) != 0 {
-		t.Errorf("a super-frame was sent as %d datagrams", len(sent))
-	}
-}
-
 func TestSendWithoutAddress(t *testing.T) {
 	w, _ := newWire(t, transporttest.Link{})
 	s := session(host1, nil, false)
@@ -168,7 +155,7 @@ func TestOutboxOverflows(t *testing.T) {
 			p := openPath(t, w, far, session(host1, key, true), ignore)
 			far2 := session(host2, key, false)
 			q := openPath(t, w, far, far2, func(b []frame.Packet) {})
-			const frames = 2000
+			const frames = 4000
 			for i := range uint64(frames) {
 				_ = p.Send(toHost2(transporttest.Frame(i, size)))
 			}
@@ -265,22 +252,30 @@ type null struct {
 
 func (n *null) ReadBatch(ms []udp.Message) (int, error) {
 	for i, m := range n.batch {
-		ms[i].N, ms[i].Addr = copy(ms[i].Buf, m.Buf[:m.N]), m.Addr
+		ms[i].N, ms[i].Addr, ms[i].Segment = copy(ms[i].Buf, m.Buf[:m.N]), m.Addr, m.Segment
 	}
 	return len(n.batch), nil
 }
 func (n *null) WriteBatch(ms []udp.Message, df bool) (int, error) { return len(ms), nil }
 func (n *null) LocalAddr() netip.AddrPort                         { return netip.MustParseAddrPort("10.9.9.1:6783") }
 func (n *null) PathMTU(netip.AddrPort) (int, error)               { return 1500, nil }
+func (n *null) Judge(time.Time, udp.Verdict)                      {}
+func (n *null) OnTooBig(func(netip.AddrPort, int))                {}
 func (n *null) Close() error                                      { return nil }
 
 // mixed is a batch as a busy path carries it.
 func mixed() []frame.Packet {
 	var batch []frame.Packet
+	add := func(f frame.Frame) { batch = append(batch, frame.Packet{Src: host1, Dst: host2, Frame: f}) }
 	for i := range uint64(64) {
 		batch = append(batch, toHost2(transporttest.IPv4Frame(i, 1400, true)), toHost2(transporttest.IPv4Frame(i, 60, false)))
+		add(transporttest.TCP(i, 100, 0, i%2 == 0))
 		if i%8 == 0 {
 			batch = append(batch, toHost2(transporttest.IPv4Frame(i, 4000, false)), toHost2(transporttest.IPv6Frame(i, 3000)))
+			add(transporttest.TCP(i, 60000, 1300, i%16 == 0))
+			add(transporttest.TCP(i, 60000, 3000, i%16 == 0)) // too big
+			add(transporttest.UDP(i, 30000, 700, i%16 == 0))
+			add(frame.Frame{Data: mayFragment(transporttest.UDP(i, 30000, 3000, false).Data), Offload: transporttest.UDP(i, 30000, 3000, false).Offload})
 		}
 	}
 	return batch
@@ -302,12 +297,19 @@ func TestSendDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// BenchmarkSend sends 64 frames, or one super-frame of 64 KB, and flushes.
 func BenchmarkSend(b *testing.B) {
+	small, large := toHost2(transporttest.IPv4Frame(1, 60, true)), toHost2(transporttest.IPv4Frame(1, 1400, true))
+	super := frame.Packet{Src: host1, Dst: host2, Frame: transporttest.TCP(1, 65000, 1362, false)}
 	for _, bm := range []struct {
-		name string
-		key  *[32]byte
-		size int
-	}{{"plain/1400", nil, 1400}, {"plain/60", nil, 60}, {"sealed/1400", &[32]byte{1}, 1400}, {"sealed/60", &[32]byte{1}, 60}} {
+		name   string
+		key    *[32]byte
+		packet frame.Packet
+		times  int
+	}{
+		{"plain/60", nil, small, 64}, {"plain/1400", nil, large, 64}, {"plain/super-frame", nil, super, 1},
+		{"sealed/60", &[32]byte{1}, small, 64}, {"sealed/1400", &[32]byte{1}, large, 64}, {"sealed/super-frame", &[32]byte{1}, super, 1},
+	} {
 		b.Run(bm.name, func(b *testing.B) {
 			tr, err := New(Config{Local: host1, Deliver: ignore, Sockets: []PacketConn{&null{}}})
 			if err != nil {
@@ -315,16 +317,16 @@ func BenchmarkSend(b *testing.B) {
 			}
 			p := newPath(tr, session(host1, bm.key, true))
 			p.tx.route(netip.MustParseAddrPort("10.9.9.2:6783"), &null{}, 1414)
-			pk := toHost2(transporttest.IPv4Frame(1, bm.size, true))
-			b.SetBytes(int64(64 * bm.size))
+			b.SetBytes(int64(bm.times * (len(bm.packet.Frame.Data) - frame.HeaderLen)))
 			b.ReportAllocs()
 			for b.Loop() {
-				for range 64 {
-					_ = p.Send(pk)
+				for range bm.times {
+					_ = p.Send(bm.packet)
 				}
 				_ = p.Flush()
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/frame")
+			frames := float64(bm.times * len(transporttest.Segments(bm.packet.Frame)))
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/frames, "ns/frame")
 		})
 	}
 }

@@ -9,10 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"meshd/internal/frame"
@@ -35,6 +33,10 @@ type PacketConn interface {
 	WriteBatch(ms []udp.Message, df bool) (int, error)
 	LocalAddr() netip.AddrPort
 	PathMTU(dst netip.AddrPort) (int, error)
+	// Judge is told by the reader what authentication made of runs.
+	Judge(now time.Time, v udp.Verdict)
+	// OnTooBig is set before reading.
+	OnTooBig(told func(dst netip.AddrPort, mtu int))
 	Close() error
 }
 
@@ -45,6 +47,8 @@ type Config struct {
 	// Listen is host:port. Without a host it is all IPv4 addresses and, where the
 	// system has IPv6, all of these too. Port 0: any.
 	Listen string
+	// Offload is what the sockets leave to the kernel, as udp.Probe found it.
+	Offload udp.Offload
 	// Local is our name.
 	Local frame.PeerName
 	// Deliver takes the packets that arrive. It is called by one goroutine per
@@ -101,53 +105,17 @@ func New(c Config) (*Transport, error) {
 	if len(t.conns) > 0 {
 		return t, nil
 	}
-	conns, err := listen(c.Listen)
+	conns, err := udp.ListenPort(c.Listen, c.Offload)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("sleeve: %w", err)
 	}
-	t.conns = conns
+	for _, conn := range conns {
+		conn.OnOffload(func(o udp.Offload) {
+			t.log.Warn("socket offload changed", "addr", conn.LocalAddr(), "gso", o.GSO, "gro", o.GRO, "why", o.Why)
+		})
+		t.conns = append(t.conns, conn)
+	}
 	return t, nil
-}
-
-// listen opens the sockets for host:port.
-func listen(hostPort string) ([]PacketConn, error) {
-	host, portText, err := net.SplitHostPort(hostPort)
-	if err != nil {
-		return nil, fmt.Errorf("sleeve: listen %q: %w", hostPort, err)
-	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return nil, fmt.Errorf("sleeve: listen %q: the port is not a number up to 65535", hostPort)
-	}
-	if host != "" {
-		addr, err := netip.ParseAddr(host)
-		if err != nil {
-			return nil, fmt.Errorf("sleeve: listen %q: %w", hostPort, err)
-		}
-		c, err := udp.Listen(netip.AddrPortFrom(addr.Unmap(), uint16(port)), udp.Offload{})
-		if err != nil {
-			return nil, err
-		}
-		return []PacketConn{c}, nil
-	}
-	return listenBoth(uint16(port))
-}
-
-// listenBoth opens a socket of each family on the same port. A system without
-// IPv6 has IPv4 alone; another owner of the IPv6 port is an error.
-func listenBoth(port uint16) ([]PacketConn, error) {
-	c4, err := udp.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), port), udp.Offload{})
-	if err != nil {
-		return nil, err
-	}
-	c6, err := udp.Listen(netip.AddrPortFrom(netip.IPv6Unspecified(), c4.LocalAddr().Port()), udp.Offload{})
-	switch {
-	case err == nil:
-		return []PacketConn{c4, c6}, nil
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, errors.Join(err, c4.Close())
-	}
-	return []PacketConn{c4}, nil
 }
 
 // Name is "sleeve".
@@ -177,6 +145,7 @@ func (t *Transport) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	errs := make([]error, len(t.conns))
 	for i, c := range t.conns {
+		c.OnTooBig(t.tooBig)
 		wg.Go(func() {
 			if err := newReader(t, c).run(ctx); err != nil {
 				errs[i] = err
@@ -186,6 +155,19 @@ func (t *Transport) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// tooBig is called by a socket that was told, by anybody, that datagrams to an
+// address do not get through. What the kernel makes of it shows at the route.
+func (t *Transport) tooBig(dst netip.AddrPort, _ int) {
+	for _, paths := range *t.paths.Load() {
+		for _, p := range paths {
+			if p.confirmed(dst) {
+				p.stale.Store(true)
+				p.rouse()
+			}
+		}
+	}
 }
 
 // Open prepares the path of a session. The neighbour's datagrams are taken from

@@ -200,7 +200,7 @@ func TestCapturedDatagramsAreReceived(t *testing.T) {
 			p.t.add(p)
 			p.from.Store(&far) // as after a heartbeat
 			r := newReader(p.t, w)
-			r.datagram(unhex(t, d.Payload), far)
+			r.datagram(unhex(t, d.Payload), far, false)
 			r.flush()
 			want := d.packets(t)
 			if len(got) != len(want) {

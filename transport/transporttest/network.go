@@ -19,6 +19,7 @@ const (
 	ipv6UDP      = 48
 	inboxLimit   = 4 << 20 // what a socket holds unread
 	maxDatagrams = 4096
+	maxRun       = 64 // datagrams
 )
 
 // Link is how datagrams get from one host to another, in one direction. The zero
@@ -54,7 +55,8 @@ func (l Link) knownMTU() int {
 // Network connects hosts. Its methods may be called concurrently.
 type Network struct {
 	mu      sync.Mutex // guards all below, and the sockets' inboxes
-	rng     *rand.Rand
+	rng     *rand.Rand // of losses and delays
+	runs    *rand.Rand // of runs
 	hosts   map[netip.Addr]*Host
 	nats    map[netip.Addr]*NAT
 	links   map[[2]*Host]Link
@@ -75,7 +77,7 @@ type Datagram struct {
 // decides which packets are lost.
 func NewNetwork(seed uint64, l Link) *Network {
 	return &Network{
-		rng: rand.New(rand.NewPCG(seed, 0)), plain: l,
+		rng: rand.New(rand.NewPCG(seed, 0)), runs: rand.New(rand.NewPCG(seed, 1)), plain: l,
 		hosts: map[netip.Addr]*Host{}, nats: map[netip.Addr]*NAT{}, links: map[[2]*Host]Link{},
 	}
 }
@@ -280,15 +282,25 @@ func (h *Host) Listen(at netip.AddrPort) (*Socket, error) {
 }
 
 // Socket is a datagram socket with the methods of udp.Conn. They may be called
-// concurrently.
+// concurrently. Datagrams of one size that come from one sender behind each other
+// are sometimes read as one run.
 type Socket struct {
-	host   *Host
-	addr   netip.AddrPort
-	filled sync.Cond // inbox or closed changed
-	inbox  []parcel
-	spare  [][]byte
-	bytes  int
-	closed bool
+	host    *Host
+	addr    netip.AddrPort
+	filled  sync.Cond // inbox, tooBig or closed changed
+	inbox   []parcel
+	spare   [][]byte
+	bytes   int
+	closed  bool
+	tooBig  []hint
+	told    func(dst netip.AddrPort, mtu int)
+	verdict udp.Verdict
+}
+
+// hint is what an ICMP error says of a destination.
+type hint struct {
+	dst netip.AddrPort
+	mtu int
 }
 
 // parcel is a datagram in an inbox.
@@ -314,23 +326,61 @@ func (s *Socket) put(from netip.AddrPort, payload []byte) {
 // ReadBatch waits for datagrams and fills ms with what is there. After Close the
 // error is net.ErrClosed.
 func (s *Socket) ReadBatch(ms []udp.Message) (int, error) {
-	s.host.net.mu.Lock()
-	defer s.host.net.mu.Unlock()
+	mu := &s.host.net.mu
+	mu.Lock()
+	defer mu.Unlock()
 	for len(s.inbox) == 0 && !s.closed {
-		s.filled.Wait()
+		if len(s.tooBig) == 0 {
+			s.filled.Wait()
+			continue
+		}
+		h, told := s.tooBig[0], s.told
+		s.tooBig = s.tooBig[1:]
+		mu.Unlock()
+		told(h.dst, h.mtu)
+		mu.Lock()
 	}
 	if s.closed {
 		return 0, net.ErrClosed
 	}
-	k := min(len(ms), len(s.inbox))
-	for i, p := range s.inbox[:k] {
-		ms[i].N = copy(ms[i].Buf, p.payload)
-		ms[i].Addr = p.from
+	messages, taken := 0, 0
+	for messages < len(ms) && taken < len(s.inbox) {
+		taken += s.fill(&ms[messages], s.inbox[taken:])
+		messages++
+	}
+	for _, p := range s.inbox[:taken] {
 		s.bytes -= len(p.payload)
 		s.spare = append(s.spare, p.payload)
 	}
-	s.inbox = s.inbox[:copy(s.inbox, s.inbox[k:])]
-	return k, nil
+	s.inbox = s.inbox[:copy(s.inbox, s.inbox[taken:])]
+	return messages, nil
+}
+
+// fill makes a message of the first datagram, or of a run, and says of how many.
+func (s *Socket) fill(m *udp.Message, inbox []parcel) int {
+	first := inbox[0]
+	m.N, m.Addr, m.Segment = copy(m.Buf, first.payload), first.from, 0
+	if len(first.payload) == 0 {
+		return 1
+	}
+	limit := s.host.net.runs.IntN(2*maxRun) - maxRun // half of the time there is no run
+	n := 1
+	for n < min(limit, len(inbox)) && inbox[n].follows(first, m.N, len(m.Buf)) {
+		m.N += copy(m.Buf[m.N:], inbox[n].payload)
+		m.Segment = len(first.payload)
+		n++
+		if m.N%m.Segment != 0 {
+			break // the last one is shorter
+		}
+	}
+	return n
+}
+
+// follows reports whether p may be in a run that begins with first and has used
+// that many bytes of room.
+func (p parcel) follows(first parcel, used, room int) bool {
+	n := len(p.payload)
+	return p.from == first.from && n > 0 && n <= len(first.payload) && used+n <= room
 }
 
 // WriteBatch sends the datagrams in order. An error concerns ms[n]:
@@ -357,6 +407,41 @@ func (s *Socket) PathMTU(dst netip.AddrPort) (int, error) {
 	s.host.net.mu.Lock()
 	defer s.host.net.mu.Unlock()
 	return s.host.net.link(s.host, s.host.net.hostAt(dst)).knownMTU(), nil
+}
+
+// OnTooBig sets what is called, by the goroutine that reads, for what TooBig says.
+func (s *Socket) OnTooBig(told func(dst netip.AddrPort, mtu int)) {
+	s.host.net.mu.Lock()
+	defer s.host.net.mu.Unlock()
+	s.told = told
+}
+
+// TooBig is an ICMP error that tells the socket that packets to dst of more than
+// mtu bytes do not get through. It may be forged.
+func (s *Socket) TooBig(dst netip.AddrPort, mtu int) {
+	s.host.net.mu.Lock()
+	defer s.host.net.mu.Unlock()
+	if s.told != nil {
+		s.tooBig = append(s.tooBig, hint{dst, mtu})
+		s.filled.Signal()
+	}
+}
+
+// Judge adds up what the reader says of the datagrams' authentication.
+func (s *Socket) Judge(_ time.Time, v udp.Verdict) {
+	s.host.net.mu.Lock()
+	defer s.host.net.mu.Unlock()
+	s.verdict.RunPassed += v.RunPassed
+	s.verdict.RunFailed += v.RunFailed
+	s.verdict.SinglePassed += v.SinglePassed
+	s.verdict.SingleFailed += v.SingleFailed
+}
+
+// Verdict returns all that Judge was told.
+func (s *Socket) Verdict() udp.Verdict {
+	s.host.net.mu.Lock()
+	defer s.host.net.mu.Unlock()
+	return s.verdict
 }
 
 // Close ends the socket; reads in progress return.

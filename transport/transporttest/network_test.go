@@ -33,12 +33,9 @@ func write(from, to *Socket, number byte, size int, df bool) error {
 	return err
 }
 
-// read takes what is there, without waiting.
+// read takes what is there, without waiting, and splits runs.
 func read(s *Socket) (got []udp.Message) {
-	s.host.net.mu.Lock()
-	n := len(s.inbox)
-	s.host.net.mu.Unlock()
-	for len(got) < n {
+	for len(s.unread()) > 0 {
 		ms := make([]udp.Message, 3)
 		for i := range ms {
 			ms[i].Buf = make([]byte, 65535)
@@ -47,9 +44,103 @@ func read(s *Socket) (got []udp.Message) {
 		if err != nil {
 			return got
 		}
-		got = append(got, ms[:k]...)
+		for _, m := range ms[:k] {
+			got = append(got, split(m)...)
+		}
 	}
 	return got
+}
+
+func (s *Socket) unread() []parcel {
+	s.host.net.mu.Lock()
+	defer s.host.net.mu.Unlock()
+	return s.inbox
+}
+
+// split makes messages of the datagrams of a run.
+func split(m udp.Message) (ms []udp.Message) {
+	for m.Segment > 0 && m.N > m.Segment {
+		ms = append(ms, udp.Message{Buf: m.Buf[:m.Segment], N: m.Segment, Addr: m.Addr})
+		m.Buf, m.N = m.Buf[m.Segment:], m.N-m.Segment
+	}
+	m.Segment = 0
+	return append(ms, m)
+}
+
+// Equal datagrams are sometimes read as a run, and sometimes one by one; runs are
+// what the kernel makes: of one sender, equal but for the last.
+func TestNetworkRuns(t *testing.T) {
+	n, a, b := twoHosts(t, Link{})
+	third := netip.MustParseAddrPort("192.0.2.1:1")
+	runs, singles := 0, 0
+	for range 200 {
+		sizes := []int{100, 100, 100, 40, 100, 100, 200, 200, 0, 0, 200}
+		for i, size := range sizes {
+			from := a.LocalAddr()
+			if i == 5 {
+				from = third
+			}
+			n.Inject(from, b.LocalAddr(), make([]byte, size))
+		}
+		ms := make([]udp.Message, len(sizes))
+		for i := range ms {
+			ms[i].Buf = make([]byte, 350)
+		}
+		for at := 0; at < len(sizes); {
+			k, err := b.ReadBatch(ms)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range ms[:k] {
+				if m.Segment > 0 {
+					runs++
+				} else {
+					singles++
+				}
+				for _, d := range split(m) {
+					if d.N != sizes[at] || (d.Addr == third) != (at == 5) {
+						t.Fatalf("datagram %d of %v: %d bytes from %v", at, sizes, d.N, d.Addr)
+					}
+					at++
+				}
+			}
+		}
+	}
+	if runs == 0 || singles == 0 {
+		t.Errorf("%d runs, %d datagrams alone, want some of both", runs, singles)
+	}
+}
+
+func TestNetworkTooBig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b := twoHosts(t, Link{})
+		a.TooBig(b.LocalAddr(), 1400) // nobody asked for it
+		var got []int
+		a.OnTooBig(func(dst netip.AddrPort, mtu int) {
+			if dst != b.LocalAddr() {
+				t.Errorf("told of %v", dst)
+			}
+			got = append(got, mtu)
+			if mtu == 1300 {
+				a.TooBig(dst, 1200) // nothing is lost that comes meanwhile
+			}
+		})
+		ended := make(chan error, 1)
+		go func() {
+			_, err := a.ReadBatch(make([]udp.Message, 1))
+			ended <- err
+		}()
+		synctest.Wait()
+		a.TooBig(b.LocalAddr(), 1300)
+		synctest.Wait()
+		a.Close()
+		if err := <-ended; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("ReadBatch = %v, want closed", err)
+		}
+		if len(got) != 2 || got[0] != 1300 || got[1] != 1200 {
+			t.Errorf("told of %v, want 1300 and 1200", got)
+		}
+	})
 }
 
 func TestNetworkDelivers(t *testing.T) {
