@@ -30,6 +30,9 @@ func (m *Mesh) takeGossip(s *session, tag byte, body []byte) error {
 		return m.blame(s, own, err)
 	}
 	if g.Channel != channelTopology {
+		if m.takeOwn(tag, g) {
+			return nil
+		}
 		m.do(func() { m.takeForeign(s, tag, g, body) })
 		return nil
 	}

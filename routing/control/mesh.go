@@ -54,6 +54,10 @@ type Config struct {
 	PublishFIB func(*routing.FIB)
 	// ForgetMACs is told which peers left the mesh.
 	ForgetMACs func([]frame.PeerName)
+	// Channels are gossip channels of our own, for Mesh.Unicast: each is called with
+	// who says to have sent a payload, and with the payload, which is borrowed. Calls
+	// may be concurrent and must not take long, since they hold up a session.
+	Channels map[string]func(src frame.PeerName, payload []byte)
 	// Remembered are peers of an earlier run to try at once, Remember is told
 	// whenever those to try after a crash change, and must not block. Both may be
 	// nil.
