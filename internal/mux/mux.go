@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"meshd/internal/udp"
 )
@@ -20,6 +21,9 @@ type Socket interface {
 	WriteBatch(ms []udp.Message, df bool) (int, error)
 	LocalAddr() netip.AddrPort
 	PathMTU(dst netip.AddrPort) (int, error)
+	// Judge is told how many of the datagrams that were read were authentic.
+	Judge(now time.Time, v udp.Verdict)
+	OnTooBig(f func(dst netip.AddrPort, mtu int))
 	Close() error
 }
 
@@ -34,7 +38,8 @@ type Handler func(batch []udp.Message)
 type Mux struct {
 	sockets []Socket
 	log     *slog.Logger
-	open    [kinds]func(Socket) Handler // written before Run only
+	open    [kinds]func(Socket) Handler // written before Run only, as is tooBig
+	tooBig  []func(dst netip.AddrPort, mtu int)
 	strays  atomic.Uint64
 }
 
@@ -54,6 +59,11 @@ func New(sockets []Socket, log *slog.Logger) (*Mux, error) {
 // socket, whose handler is then called by one goroutine. It must not be called
 // during Run, nor twice for a kind.
 func (m *Mux) Handle(k Kind, open func(Socket) Handler) { m.open[k] = open }
+
+// OnTooBig registers who hears that an IP packet to an address was too big, and
+// for which MTU in bytes; anybody can forge that. f is called by several
+// goroutines. It must not be called during Run.
+func (m *Mux) OnTooBig(f func(dst netip.AddrPort, mtu int)) { m.tooBig = append(m.tooBig, f) }
 
 // Port is the UDP port that the sockets have.
 func (m *Mux) Port() uint16 { return m.sockets[0].LocalAddr().Port() }
@@ -88,6 +98,13 @@ func (m *Mux) Run(ctx context.Context) error {
 	defer cancel(nil)
 	defer m.Close()
 	defer context.AfterFunc(ctx, func() { m.Close() })()
+	for _, s := range m.sockets {
+		s.OnTooBig(func(dst netip.AddrPort, mtu int) {
+			for _, f := range m.tooBig {
+				f(dst, mtu)
+			}
+		})
+	}
 	var wg sync.WaitGroup
 	errs := make([]error, len(m.sockets))
 	for i, s := range m.sockets {

@@ -3,6 +3,7 @@ package mux
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -24,15 +25,17 @@ var (
 
 // socket is a socket whose reads the test makes.
 type socket struct {
-	local netip.AddrPort
-	reads chan read
-	ended chan struct{} // closed by Close
-	once  sync.Once
+	local  netip.AddrPort
+	reads  chan read
+	ended  chan struct{} // closed by Close
+	once   sync.Once
+	tooBig func(netip.AddrPort, int) // called by ReadBatch
 }
 
 type read struct {
 	ms  []udp.Message
 	err error
+	mtu int // not 0: something to from was too big for it
 }
 
 func newSocket(local netip.AddrPort) *socket {
@@ -44,6 +47,9 @@ func (s *socket) ReadBatch(ms []udp.Message) (int, error) {
 	case <-s.ended:
 		return 0, net.ErrClosed
 	case r := <-s.reads:
+		if r.mtu != 0 {
+			s.tooBig(from, r.mtu)
+		}
 		for i, m := range r.ms {
 			copy(ms[i].Buf, m.Buf)
 			ms[i].N, ms[i].Addr, ms[i].Segment = len(m.Buf), from, m.Segment
@@ -55,6 +61,8 @@ func (s *socket) ReadBatch(ms []udp.Message) (int, error) {
 func (s *socket) WriteBatch([]udp.Message, bool) (int, error) { return 0, errors.New("not written to") }
 func (s *socket) LocalAddr() netip.AddrPort                   { return s.local }
 func (s *socket) PathMTU(netip.AddrPort) (int, error)         { return 1500, nil }
+func (s *socket) Judge(time.Time, udp.Verdict)                { panic("the mux does not judge") }
+func (s *socket) OnTooBig(f func(netip.AddrPort, int))        { s.tooBig = f }
 func (s *socket) Close() error                                { s.once.Do(func() { close(s.ended) }); return nil }
 
 // stun is a STUN binding request.
@@ -190,6 +198,28 @@ func TestSortManyParts(t *testing.T) {
 	})
 }
 
+func TestTooBig(t *testing.T) {
+	s := newSocket(local4)
+	m, err := New([]Socket{s}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 2)
+	for i := range 2 {
+		m.OnTooBig(func(dst netip.AddrPort, mtu int) { got <- fmt.Sprint(i, dst, mtu) })
+	}
+	s.reads <- read{mtu: 1400}
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(t.Context()) }()
+	for i := range 2 {
+		if got, want := <-got, fmt.Sprint(i, from, 1400); got != want {
+			t.Errorf("told %q, want %q", got, want)
+		}
+	}
+	s.Close()
+	<-ended
+}
+
 func TestReadErrorsPass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, h := start(t, Native)
@@ -261,6 +291,63 @@ func TestSocket(t *testing.T) {
 	}
 	if m.Port() != 6785 {
 		t.Errorf("Port() = %d", m.Port())
+	}
+}
+
+// Real sockets: datagrams of two kinds reach two handlers, until the end.
+func TestLoopback(t *testing.T) {
+	conn, err := udp.Listen(netip.MustParseAddrPort("127.0.0.1:0"), udp.Offload{GSO: true, GRO: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := New([]Socket{conn}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const each = 50
+	got := make(chan string, 2*each)
+	for _, k := range []Kind{Native, STUN} {
+		m.Handle(k, func(Socket) Handler {
+			return func(batch []udp.Message) {
+				for _, msg := range batch {
+					for b := msg.Buf[:msg.N]; len(b) > 0; {
+						n := len(b)
+						if msg.Segment > 0 {
+							n = min(n, msg.Segment)
+						}
+						got <- fmt.Sprint(k, binary.BigEndian.Uint16(b[n-2:]))
+						b = b[n:]
+					}
+				}
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	out, err := net.Dial("udp", conn.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	want := map[string]bool{}
+	for i := range each {
+		a, b := bytes.Clone(stun), append([]byte{0x80}, make([]byte, 40)...)
+		binary.BigEndian.PutUint16(a[len(a)-2:], uint16(i))
+		binary.BigEndian.PutUint16(b[len(b)-2:], uint16(i))
+		for _, d := range [][]byte{a, b} {
+			if _, err := out.Write(d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want[fmt.Sprint(STUN, i)], want[fmt.Sprint(Native, i)] = true, true
+	}
+	for len(want) > 0 {
+		delete(want, <-got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run = %v, want nil after cancel", err)
 	}
 }
 

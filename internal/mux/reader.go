@@ -12,9 +12,8 @@ import (
 
 // Bounds of a reader.
 const (
-	readSize     = 1 << 16 // bytes, more than any datagram or run
-	handMax      = 64      // messages; more are handed over in parts
-	readErrors   = 100     // in a row, after which the socket is given up
+	handMax      = 64  // messages; more are handed over in parts
+	readErrors   = 100 // in a row, after which the socket is given up
 	readErrPause = 10 * time.Millisecond
 )
 
@@ -31,7 +30,7 @@ type reader struct {
 func newReader(m *Mux, s Socket) *reader {
 	r := &reader{
 		mux: m, socket: s,
-		messages: make([]udp.Message, udp.MaxBatch), batch: make([]udp.Message, 0, handMax),
+		messages: make([]udp.Message, udp.MaxRead), batch: make([]udp.Message, 0, handMax),
 	}
 	for k, open := range m.open {
 		if open != nil {
@@ -39,7 +38,7 @@ func newReader(m *Mux, s Socket) *reader {
 		}
 	}
 	for i := range r.messages {
-		r.messages[i].Buf = make([]byte, readSize)
+		r.messages[i].Buf = make([]byte, udp.MaxDatagram)
 	}
 	return r
 }

@@ -307,3 +307,31 @@ func TestPMTUShift(t *testing.T) {
 		t.Errorf("MTU a second after a stall = %d, want 1438", got)
 	}
 }
+
+// Doubt finds a hole long before the next verification, and costs one test where
+// there is none.
+func TestPMTUDoubt(t *testing.T) {
+	s := newPathSim(62, 1500, 1438, 20*time.Millisecond)
+	s.run(5 * time.Second)
+	s.tests = 0
+	for range 4 {
+		s.m.Doubt(s.now)
+		s.run(500 * time.Millisecond)
+	}
+	if s.tests != 4 || s.m.MTU() != 1438 {
+		t.Errorf("four doubts cost %d tests, MTU %d; want 4 and 1438", s.tests, s.m.MTU())
+	}
+	s.carries = 1338
+	for range 6 {
+		s.m.Doubt(s.now)
+		s.run(500 * time.Millisecond)
+	}
+	if got := s.m.MTU(); got > 1338 {
+		t.Errorf("MTU = %d 3 s after the path shrank to 1338", got)
+	}
+	m := NewPMTU(PMTUConfig{})
+	m.Doubt(s.now) // before it has begun
+	if !m.Due().IsZero() {
+		t.Error("doubt began the search")
+	}
+}

@@ -1,0 +1,146 @@
+package punch
+
+import (
+	"time"
+
+	"meshd/internal/encap"
+	"meshd/internal/frame"
+)
+
+// Bounds of reassembly, for each path.
+const (
+	maxParts     = 8         // frames at a time
+	maxPartBytes = 256 << 10 // of memory for them
+	partsLive    = 2 * time.Second
+	partUnit     = 8 // offsets and lengths count so many bytes, but for the last length
+)
+
+// assembly puts fragments together. All fragments of a frame must say the same of
+// it, and none may overlap another: such a frame is given up. The zero value is
+// ready; receiver.mu guards it.
+type assembly struct {
+	slots [maxParts]slot
+	bytes int    // of the slots' data
+	spare []byte // memory of a frame that is done
+}
+
+// slot is a frame of which fragments are missing.
+type slot struct {
+	data    []byte           // of the frame's length; nil: the slot is free
+	of      encap.NativePart // of the first fragment that came, without its bytes
+	since   time.Time
+	missing int // bytes
+	// A bit for each unit of the frame that is there.
+	seen [(maxFrame + partUnit*64) / (partUnit * 64)]uint64
+}
+
+// add takes a fragment. whole is the frame that it completes, borrowed until the
+// next call; nil: none. lost is how many frames were given up for lack of time or
+// room; ok is false where the fragment makes no sense, or one before it did not.
+func (a *assembly) add(now time.Time, f *encap.NativePart) (whole []byte, lost int, ok bool) {
+	lost = a.expire(now)
+	n := len(f.Packet.Frame.Data)
+	if f.Offset%partUnit != 0 || n%partUnit != 0 && f.Offset+n != f.Total {
+		return nil, lost, false
+	}
+	s := a.find(f.ID)
+	if s == nil {
+		var more int
+		s, more = a.begin(now, f)
+		lost += more
+	}
+	if !s.fits(f) || !s.mark(f.Offset, n) {
+		a.free(s)
+		return nil, lost, false
+	}
+	copy(s.data[f.Offset:], f.Packet.Frame.Data)
+	if s.missing -= n; s.missing > 0 {
+		return nil, lost, true
+	}
+	whole = s.data
+	a.free(s)
+	return whole, lost, true
+}
+
+// find finds the slot of a frame; nil: it has none.
+func (a *assembly) find(id uint32) *slot {
+	for i := range a.slots {
+		if s := &a.slots[i]; s.data != nil && s.of.ID == id {
+			return s
+		}
+	}
+	return nil
+}
+
+// begin takes a slot for the frame of f, in place of the oldest ones where there
+// is no room, and says how many those were.
+func (a *assembly) begin(now time.Time, f *encap.NativePart) (s *slot, lost int) {
+	for {
+		var oldest *slot
+		s = nil
+		for i := range a.slots {
+			switch x := &a.slots[i]; {
+			case x.data == nil:
+				s = x
+			case oldest == nil || x.since.Before(oldest.since):
+				oldest = x
+			}
+		}
+		if s != nil && a.bytes+f.Total <= maxPartBytes {
+			break
+		}
+		a.free(oldest)
+		lost++
+	}
+	s.data = a.spare
+	if a.spare = nil; cap(s.data) < f.Total {
+		s.data = make([]byte, f.Total)
+	}
+	s.data = s.data[:f.Total]
+	s.of, s.since, s.missing = *f, now, f.Total
+	s.of.Packet.Frame = frame.Frame{}
+	clear(s.seen[:])
+	a.bytes += f.Total
+	return s, lost
+}
+
+// free makes a slot free and keeps its memory for the next frame.
+func (a *assembly) free(s *slot) {
+	a.bytes -= len(s.data)
+	if cap(s.data) > cap(a.spare) {
+		a.spare = s.data
+	}
+	s.data = nil
+}
+
+// expire gives up frames that have waited for too long and says how many.
+func (a *assembly) expire(now time.Time) (lost int) {
+	if a.bytes == 0 {
+		return 0
+	}
+	for i := range a.slots {
+		if s := &a.slots[i]; s.data != nil && now.Sub(s.since) >= partsLive {
+			a.free(s)
+			lost++
+		}
+	}
+	return lost
+}
+
+// fits reports whether a fragment says the same of the frame as the first one.
+func (s *slot) fits(f *encap.NativePart) bool {
+	p, q := &s.of.Packet, &f.Packet
+	return p.Src == q.Src && p.Dst == q.Dst && p.Hops == q.Hops && s.of.Partial == f.Partial && s.of.Total == f.Total
+}
+
+// mark notes that bytes of the frame are there; false: some were already.
+func (s *slot) mark(offset, n int) bool {
+	for u := offset / partUnit; u < (offset+n+partUnit-1)/partUnit; u++ {
+		bit := uint64(1) << (u % 64)
+		if s.seen[u/64]&bit != 0 {
+			return false
+		}
+		s.seen[u/64] |= bit
+	}
+	return true
+}

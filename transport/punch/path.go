@@ -1,0 +1,491 @@
+package punch
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"meshd/internal/encap"
+	"meshd/internal/frame"
+	"meshd/internal/mux"
+	"meshd/internal/pathstate"
+	"meshd/transport"
+)
+
+// What a neighbour can make us do, at most: answers to probes and tests per
+// second; moves of its address, of which three may come at once.
+const (
+	answersPerSecond = 100
+	moveEvery        = time.Second
+	movesAtOnce      = 3
+)
+
+// Times of a path.
+const (
+	eagerEvery   = 100 * time.Millisecond // between probes to begin with
+	eagerFor     = time.Second
+	helloEvery   = time.Second      // a hello that found no room in the connection's queue
+	routeEvery   = 10 * time.Second // how often the kernel is asked for the route's MTU
+	suspectEvery = time.Second
+	hintEvery    = 100 * time.Millisecond // between hints that are followed
+	defaultRoute = 1500                   // MTU in bytes where the kernel knows no route
+)
+
+// Why a path ends.
+var (
+	errControlLost = errors.New("control connection lost")
+	errReplaced    = errors.New("too many newer paths to this neighbour")
+)
+
+// path is one way to a neighbour. Three kinds of goroutines meet here: the data
+// plane's (Send, Flush), which takes tx.mu only; the readers', which take rx.mu,
+// and mu for what is not a frame; and Run's.
+type path struct {
+	t       *Transport
+	session transport.Session
+	log     *slog.Logger
+	index   uint32 // of the datagrams to us; written by Transport.add
+	tx      sender
+	rx      receiver
+
+	heard     atomic.Int64  // of the last authentic datagram: nanoseconds from t.epoch; 0: none
+	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
+	evicted   chan struct{} // closed by evict
+	evictOnce sync.Once
+	refused   atomic.Bool // the kernel refused datagrams that fit the MTU as we know it
+	stale     atomic.Bool // the route is to be looked at again
+
+	answers, moves *rate.Limiter
+
+	mu        sync.Mutex // guards below; taken before tx.mu and rx.mu
+	addr      netip.AddrPort
+	socket    mux.Socket
+	home      netip.AddrPort // where the neighbour was first
+	hello     []byte         // ours; nil: not made yet
+	theirs    []byte         // the neighbour's; nil: has not come
+	greeted   bool           // ours was sent
+	greetAt   time.Time
+	readyAt   time.Time // when both were there; zero: not yet
+	helloErr  error     // theirs cannot be used
+	lost      bool      // the control connection is gone
+	begun     bool
+	due       time.Time // when Run wanted to wake up
+	probedAt  time.Time
+	life      pathstate.Life
+	prober    pathstate.Prober
+	pmtu      *pathstate.PMTU
+	keys      keyAge
+	routeMTU  int // bytes, as the kernel says
+	routeAt   time.Time
+	suspectAt time.Time
+	hintAt    time.Time // not before: the next hint counts
+	runs      runTrust
+}
+
+var _ transport.Path = (*path)(nil)
+
+func newPath(t *Transport, s transport.Session) *path {
+	p := &path{
+		t: t, session: s, log: t.log.With("peer", s.Remote.Name),
+		wake: make(chan struct{}, 1), evicted: make(chan struct{}),
+		answers: rate.NewLimiter(answersPerSecond, answersPerSecond),
+		moves:   rate.NewLimiter(rate.Every(moveEvery), movesAtOnce),
+	}
+	p.tx = sender{counters: s.Counters, refused: p.onRefused}
+	p.pmtu = pathstate.NewPMTU(pathstate.PMTUConfig{Overhead: overhead(s.RemoteAddr), Verify: pathstate.VerifyNative})
+	return p
+}
+
+// besides is how many bytes longer a datagram with one frame is than the IP
+// packet in the frame.
+const besides = encap.NativeOverhead + encap.NativePacketHeader + frame.HeaderLen
+
+// overhead is how many bytes of underlay IP packet there are besides the inner IP
+// packet.
+func overhead(to netip.AddrPort) int {
+	ip := 20
+	if to.Addr().Unmap().Is6() {
+		ip = 40
+	}
+	return ip + 8 + besides
+}
+
+// Send implements transport.Sender.
+func (p *path) Send(pk frame.Packet) error { return p.tx.send(&pk) }
+
+// Flush implements transport.Sender. Errors of the socket are counted.
+func (p *path) Flush() error {
+	p.tx.flush()
+	return nil
+}
+
+// Run implements transport.Path. It returns an error when the control connection
+// is lost and the path does not work either.
+func (p *path) Run(ctx context.Context, report func(transport.State)) error {
+	if err := p.t.add(p); err != nil {
+		return err
+	}
+	defer p.t.remove(p)
+	r := transport.NewReporter(report, p.log)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := p.session.Done
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.evicted:
+			return errReplaced
+		case <-done:
+			done = nil
+			p.controlLost(time.Now())
+		case <-p.wake:
+		case <-timer.C:
+		}
+		now := time.Now()
+		p.lookAtRoute(now)
+		todo := p.step(now)
+		p.carryOut(now, todo)
+		r.Tell(now, todo.state)
+		if todo.err != nil {
+			return todo.err
+		}
+		timer.Reset(time.Until(todo.due))
+	}
+}
+
+// orders is what a step found to be done.
+type orders struct {
+	hello []byte         // nil: none
+	probe bool           // with the sequence number
+	seq   uint32         //
+	home  netip.AddrPort // where the probe goes too; invalid: nowhere else
+	tests []int          // sizes of inner IP packets
+	state transport.State
+	due   time.Time
+	err   error
+}
+
+// step moves all that depends on time on to now.
+func (p *path) step(now time.Time) orders {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.beginLocked(now)
+	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
+		p.life.Stalled(now, late)
+		p.pmtu.Shift(late)
+	}
+	wasUp := p.life.Up
+	p.life.Judge(now, p.heardAt(), !p.readyAt.IsZero(), p.lost)
+	if p.life.Up && !wasUp {
+		p.pmtu.Suspect(now) // it may be another way now, and tests in progress are stale
+	}
+	o := orders{err: p.failedLocked()}
+	p.greetLocked(now, &o)
+	p.probeLocked(now, &o)
+	p.testLocked(now, &o)
+	p.tendLocked(now)
+	p.runs.expire(now)
+	o.state = p.stateLocked(now, o.err)
+	o.due = p.dueLocked(now)
+	p.due = o.due
+	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
+	return o
+}
+
+// beginLocked makes our hello, once.
+func (p *path) beginLocked(now time.Time) {
+	if p.begun {
+		return
+	}
+	p.begun = true
+	p.life.Begin(now, true)
+	p.hello = hello{index: p.index, port: p.t.mux.Port(), can: p.t.can}.append(nil)
+	p.meetLocked(now)
+}
+
+// greetLocked orders our hello until it is sent.
+func (p *path) greetLocked(now time.Time, o *orders) {
+	if p.greeted || p.lost || now.Before(p.greetAt) {
+		return
+	}
+	p.greetAt = now.Add(helloEvery)
+	o.hello = p.hello
+}
+
+// failedLocked says why the path has ended for good.
+func (p *path) failedLocked() error {
+	if p.lost && !p.life.Up {
+		return errControlLost
+	}
+	return nil
+}
+
+// HandleControl implements transport.Path. Only the neighbour's first hello
+// counts; unknown tags are ignored.
+func (p *path) HandleControl(tag byte, msg []byte) {
+	if tag != tagHello {
+		return
+	}
+	p.mu.Lock()
+	if p.theirs == nil && p.helloErr == nil {
+		if _, p.helloErr = parseHello(msg); p.helloErr == nil {
+			p.theirs = slices.Clone(msg)
+			p.meetLocked(time.Now())
+		}
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
+// meetLocked derives the keys as soon as both hellos are there.
+func (p *path) meetLocked(now time.Time) {
+	if p.hello == nil || p.theirs == nil {
+		return
+	}
+	theirs, err := parseHello(p.theirs)
+	if err == nil {
+		err = p.takeKeysLocked(theirs)
+	}
+	if err != nil {
+		p.helloErr = err
+		return
+	}
+	p.readyAt = now
+	p.keys.begin(now)
+	if ip := p.session.RemoteAddr.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
+		p.addr = netip.AddrPortFrom(ip, theirs.port)
+		p.socket, p.home = p.t.mux.Socket(p.addr), p.addr
+		p.stale.Store(true)
+	}
+}
+
+// takeKeysLocked makes the ciphers of both directions.
+func (p *path) takeKeysLocked(theirs hello) error {
+	dialler, acceptor := p.hello, p.theirs
+	if !p.session.Dialled {
+		dialler, acceptor = acceptor, dialler
+	}
+	out, in, err := pathSecrets(p.session.Secret, dialler, acceptor)
+	if err != nil {
+		return err
+	}
+	if !p.session.Dialled {
+		out, in = in, out
+	}
+	can := p.t.can & theirs.can
+	seal, err := encap.NewNativeSeal(out, can.suite(), theirs.index)
+	if err != nil {
+		return fmt.Errorf("make the sealing cipher: %w", err)
+	}
+	open, err := encap.NewNativeOpen(in, can.suite())
+	if err != nil {
+		return fmt.Errorf("make the opening cipher: %w", err)
+	}
+	p.log.Debug("native datagrams agreed", "cipher", can.suite(), "partial", can&canPartial != 0)
+	p.tx.ready(seal, can&canPartial != 0)
+	p.rx.ready(open, can&canPartial != 0)
+	return nil
+}
+
+// mtuLocked is the MTU for frames in bytes.
+func (p *path) mtuLocked() int {
+	if mtu := p.pmtu.MTU(); mtu != 0 {
+		return mtu
+	}
+	return p.pmtu.Limit(cmp.Or(p.routeMTU, defaultRoute))
+}
+
+func (p *path) stateLocked(now time.Time, err error) transport.State {
+	s := transport.State{
+		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), Loss: p.prober.Loss(now),
+		Addr: p.addr, Encrypted: true, Authenticated: p.session.Authenticated,
+	}
+	if !s.Up {
+		s.Why = p.whyLocked(err)
+	}
+	return s
+}
+
+// whyLocked says what the path lacks to be up.
+func (p *path) whyLocked(err error) string {
+	switch {
+	case err != nil:
+		return err.Error()
+	case p.helloErr != nil:
+		return p.helloErr.Error()
+	case p.theirs == nil:
+		return "waiting for the neighbour's hello"
+	case !p.addr.IsValid():
+		return "waiting for the neighbour's first datagram to learn its address"
+	case p.socket == nil:
+		return "no socket for the address family of " + p.addr.String()
+	case p.life.Why != "":
+		return p.life.Why
+	case p.heard.Load() == 0:
+		return "no datagram from the neighbour yet"
+	}
+	return "the neighbour has not answered our datagrams"
+}
+
+// dueLocked is when step has to be called next.
+func (p *path) dueLocked(now time.Time) time.Time {
+	due := p.life.Due(now, p.heardAt())
+	earliest := func(t time.Time) {
+		if !t.IsZero() && t.Before(due) {
+			due = t
+		}
+	}
+	if !p.greeted && !p.lost {
+		earliest(p.greetAt)
+	}
+	if p.socket != nil {
+		earliest(p.routeAt)
+		earliest(p.probeDueLocked(now))
+	}
+	if p.life.Up {
+		earliest(p.pmtu.Due())
+	}
+	return due
+}
+
+// carryOut sends what a step ordered.
+func (p *path) carryOut(now time.Time, o orders) {
+	if o.hello != nil && p.session.SendControl(tagHello, o.hello) == nil {
+		p.mu.Lock()
+		p.greeted = true // otherwise again: Done tells if the connection is gone
+		p.mu.Unlock()
+	}
+	if o.probe {
+		p.sendProbe(now, o)
+	}
+	for _, size := range o.tests {
+		p.sendTest(size)
+	}
+}
+
+// lookAtRoute asks the kernel for the MTU of the route, now and then and when
+// there is reason to.
+func (p *path) lookAtRoute(now time.Time) {
+	p.mu.Lock()
+	to, socket := p.addr, p.socket
+	wanted := socket != nil && (p.stale.Swap(false) || !now.Before(p.routeAt))
+	p.mu.Unlock()
+	if !wanted {
+		return
+	}
+	mtu, err := socket.PathMTU(to)
+	if err != nil {
+		p.log.Debug("no MTU of the route", "addr", to, "err", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.routeAt = now.Add(routeEvery)
+	if to != p.addr {
+		p.stale.Store(true)
+		return
+	}
+	if err != nil {
+		mtu = cmp.Or(p.routeMTU, defaultRoute)
+	}
+	p.routeMTU = mtu
+	p.pmtu.SetOverhead(now, overhead(to), mtu)
+	if p.pmtu.MTU() == 0 {
+		return
+	}
+	p.pmtu.SetRoute(now, mtu)
+	if p.refused.Swap(false) && p.pmtu.Limit(mtu) >= p.pmtu.MTU() && !now.Before(p.suspectAt) {
+		p.suspectAt = now.Add(suspectEvery)
+		p.pmtu.Suspect(now)
+	}
+}
+
+// onRefused is called by the data path when the kernel found a datagram too big.
+func (p *path) onRefused() {
+	p.refused.Store(true)
+	p.stale.Store(true)
+	p.rouse()
+}
+
+// hint looks at the route if it is that to the address, but not too often.
+func (p *path) hint(now time.Time, to netip.AddrPort) {
+	p.mu.Lock()
+	ok := p.addr.Addr() == to.Addr() && !now.Before(p.hintAt)
+	if ok {
+		p.hintAt = now.Add(hintEvery)
+		p.pmtu.Doubt(now)
+	}
+	p.mu.Unlock()
+	if ok {
+		p.stale.Store(true)
+		p.rouse()
+	}
+}
+
+// controlLost is told once that the control connection is gone.
+func (p *path) controlLost(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = true
+	p.life.Question(now)
+	p.prober.Hurry()
+}
+
+// follow makes from the neighbour's address, unless it moves too often, and
+// reports whether it is now. An authentic datagram newer than all before came
+// from there.
+func (p *path) follow(now time.Time, from netip.AddrPort) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.addr
+	if was == from {
+		return true
+	}
+	if was.IsValid() && !p.moves.AllowN(now, 1) {
+		p.session.Counters.Rx.Drop(transport.DropRate, 1)
+		return false
+	}
+	p.addr, p.socket = from, p.t.mux.Socket(from)
+	if !p.home.IsValid() {
+		p.home = from
+	}
+	p.stale.Store(true)
+	p.pmtu.Suspect(now)
+	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
+	p.log.Debug("neighbour's address", "addr", from, "was", was)
+	return true
+}
+
+// evict makes Run end.
+func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
+
+// rouse makes Run look at once.
+func (p *path) rouse() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// alive notes that an authentic datagram of the neighbour was read, and reports
+// whether it was the first.
+func (p *path) alive(now time.Time) (first bool) {
+	return p.heard.Swap(max(int64(now.Sub(p.t.epoch)), 1)) == 0
+}
+
+// heardAt is when the last authentic datagram was read; zero: none was.
+func (p *path) heardAt() time.Time {
+	if d := p.heard.Load(); d != 0 {
+		return p.t.epoch.Add(time.Duration(d))
+	}
+	return time.Time{}
+}

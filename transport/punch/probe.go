@@ -1,0 +1,180 @@
+package punch
+
+import (
+	"net/netip"
+	"time"
+
+	"meshd/internal/encap"
+	"meshd/internal/mux"
+	"meshd/transport"
+)
+
+// probeDueLocked is when the next probe is due; zero: none is.
+func (p *path) probeDueLocked(now time.Time) time.Time {
+	if p.readyAt.IsZero() || p.socket == nil {
+		return time.Time{}
+	}
+	due := p.prober.Due(now, &p.life)
+	if !p.life.Up && now.Sub(p.readyAt) < eagerFor {
+		if eager := p.probedAt.Add(eagerEvery); eager.Before(due) {
+			due = eager
+		}
+	}
+	return due
+}
+
+// probeLocked orders a probe where one is due.
+func (p *path) probeLocked(now time.Time, o *orders) {
+	due := p.probeDueLocked(now)
+	if due.IsZero() || now.Before(due) {
+		return
+	}
+	// Both ends may have moved, and back, while neither heard the other. Then the
+	// last known addresses are both wrong, and the first ones are a second chance.
+	if !p.life.Up && p.home != p.addr {
+		o.home = p.home
+	}
+	o.probe, o.seq = true, p.prober.Send(now)
+	p.probedAt = now
+}
+
+// testLocked orders tests of the path's MTU.
+func (p *path) testLocked(now time.Time, o *orders) {
+	if !p.life.Up {
+		return
+	}
+	if p.pmtu.MTU() == 0 && p.routeMTU != 0 {
+		p.pmtu.SetRoute(now, p.routeMTU)
+	}
+	o.tests = p.pmtu.Next(now, nil)
+}
+
+// sendProbe sends the probe that was ordered.
+func (p *path) sendProbe(now time.Time, o orders) {
+	items := encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.heardAgo(now)})
+	var by mux.Socket
+	if o.home.IsValid() {
+		by = p.t.mux.Socket(o.home)
+	}
+	p.send(items, o.home, by)
+}
+
+// sendTest asks whether the path carries inner IP packets of size bytes.
+func (p *path) sendTest(size int) {
+	items := encap.AppendNativeTest(nil, size+besides-encap.NativeOverhead)
+	if p.tx.sendItems(items, netip.AddrPort{}, nil) != nil {
+		p.stale.Store(true) // too big, or the route has gone: look at it
+		p.rouse()
+	}
+}
+
+// send sends items that are lost where the socket does not take them: what they
+// ask for is asked again.
+func (p *path) send(items []byte, more netip.AddrPort, by mux.Socket) {
+	_ = p.tx.sendItems(items, more, by)
+}
+
+// heardAgo is how long the neighbour has not been heard, as probes tell it.
+func (p *path) heardAgo(now time.Time) uint32 {
+	heard := p.heardAt()
+	if heard.IsZero() {
+		return encap.NativeNever
+	}
+	return uint32(min(max(now.Sub(heard).Milliseconds(), 0), encap.NativeNever-1))
+}
+
+// hurry makes a probe due at once on a path that is not up.
+func (p *path) hurry() {
+	p.mu.Lock()
+	if !p.life.Up {
+		p.prober.Hurry()
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
+// take takes what an authentic datagram has besides frames. bad is how many
+// datagrams from the neighbour did not open.
+func (p *path) take(now time.Time, n note, bad uint32) {
+	if q, ok := n.item.Question(); ok {
+		p.answer(now, q, bad)
+		return
+	}
+	if a, ok := n.item.Answer(); ok {
+		p.answered(now, a)
+		return
+	}
+	if size, ok := n.item.Tested(); ok {
+		p.tested(now, size)
+		return
+	}
+	if n.item.Type != encap.NativeTest {
+		p.session.Counters.Rx.Drop(transport.DropMalformed, 1)
+		return
+	}
+	if p.allowed(now) {
+		p.send(encap.AppendNativeTested(nil, n.size), netip.AddrPort{}, nil)
+	}
+}
+
+// allowed reports whether one more answer may be sent.
+func (p *path) allowed(now time.Time) bool {
+	ok := p.answers.AllowN(now, 1)
+	if !ok {
+		p.session.Counters.Rx.Drop(transport.DropRate, 1)
+	}
+	return ok
+}
+
+// answer answers a probe, and takes what it says of our datagrams.
+func (p *path) answer(now time.Time, q encap.NativeQuestion, bad uint32) {
+	if q.Heard != encap.NativeNever {
+		p.mu.Lock()
+		p.life.Reach(now.Add(-time.Duration(q.Heard) * time.Millisecond))
+		down := !p.life.Up
+		p.mu.Unlock()
+		if down {
+			p.rouse()
+		}
+	}
+	if p.allowed(now) {
+		p.send(encap.AppendNativeReply(nil, encap.NativeAnswer{Sequence: q.Sequence, Bad: bad}), netip.AddrPort{}, nil)
+	}
+}
+
+// answered takes the reply to a probe. A path that is down may be up by it.
+func (p *path) answered(now time.Time, a encap.NativeAnswer) {
+	p.mu.Lock()
+	sent, ok := p.prober.Replied(now, a.Sequence)
+	if ok {
+		p.life.Replied(sent)
+		p.keys.replied(sent)
+		p.considerLocked(now, a.Bad)
+	}
+	down := !p.life.Up
+	p.mu.Unlock()
+	if down {
+		p.rouse()
+	}
+}
+
+// considerLocked looks, with each reply, whether our large datagrams and our runs
+// still arrive. A path may carry small datagrams and have stopped to carry large
+// ones: while there are any, its MTU is verified all the time.
+func (p *path) considerLocked(now time.Time, bad uint32) {
+	sent, large := p.tx.datagrams()
+	if large {
+		p.pmtu.Doubt(now)
+	}
+	if p.runs.reply(now, bad, sent) {
+		p.log.Warn("runs of datagrams arrive mangled: sending without", "addr", p.addr)
+	}
+}
+
+// tested takes the answer to a test.
+func (p *path) tested(now time.Time, size int) {
+	p.mu.Lock()
+	p.pmtu.Acked(now, size-besides)
+	p.mu.Unlock()
+	p.rouse()
+}

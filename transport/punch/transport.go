@@ -1,0 +1,180 @@
+package punch
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/internal/mux"
+	"meshd/transport"
+)
+
+// Name is the overlay's name in the handshake.
+const Name = "punch"
+
+// maxIncarnations is how many paths to one neighbour may run at a time: the one
+// in use, the one that takes over, and those of two connections of which one is
+// about to lose (weave protocol, section 1.9).
+const maxIncarnations = 4
+
+// Config is what a Transport needs to know.
+type Config struct {
+	// Mux has the sockets. Its owner runs it.
+	Mux *mux.Mux
+	// Local is our name.
+	Local frame.PeerName
+	// Deliver takes the packets that arrive. It is called by one goroutine per
+	// socket.
+	Deliver frame.Handler
+	// Stray counts the datagrams that belong to no path; nil: they are not counted.
+	Stray *transport.Counters
+	// Log takes changes of paths; nil: nothing is logged.
+	Log *slog.Logger
+	// Complete makes us compute every TCP and UDP checksum ourselves and take none
+	// that is partial.
+	Complete bool
+	// NoAES makes us seal with ChaCha20-Poly1305 even where there is hardware for
+	// AES.
+	NoAES bool
+}
+
+// Transport makes paths of native datagrams. Its methods may be called
+// concurrently.
+type Transport struct {
+	mux     *mux.Mux
+	local   frame.PeerName
+	deliver frame.Handler
+	log     *slog.Logger
+	stray   *transport.Counters
+	can     abilities
+	epoch   time.Time // what path.heard counts from
+	rekey   rekeying
+
+	mu    sync.Mutex // guards changes of paths and all
+	paths atomic.Pointer[pathMap]
+	all   []*path // newest first
+}
+
+// pathMap has the paths that run, by the index of the datagrams to them. It is
+// never changed, only replaced.
+type pathMap map[uint32]*path
+
+var _ transport.Transport = (*Transport)(nil)
+
+// New makes the transport the mux's handler of native datagrams. The mux must
+// not run yet.
+func New(c Config) (*Transport, error) {
+	t := &Transport{
+		mux: c.Mux, local: c.Local, deliver: c.Deliver, log: c.Log, stray: c.Stray,
+		epoch: time.Now(), rekey: rekeying{after: rekeyAfter, used: rekeyUsed},
+	}
+	if t.log == nil {
+		t.log = slog.New(slog.DiscardHandler)
+	}
+	t.log = t.log.With("transport", Name)
+	if t.stray == nil {
+		t.stray = &transport.Counters{}
+	}
+	switch {
+	case t.mux == nil:
+		return nil, errors.New("punch: there is no socket")
+	case t.deliver == nil:
+		return nil, errors.New("punch: nobody takes the packets that arrive")
+	case !t.local.Valid():
+		return nil, fmt.Errorf("punch: our name: %w", frame.ErrPeerName)
+	}
+	if !c.Complete {
+		t.can |= canPartial
+	}
+	if !c.NoAES && aesHardware() {
+		t.can |= canAES
+	}
+	t.paths.Store(&pathMap{})
+	t.mux.Handle(mux.Native, t.newReader)
+	t.mux.OnTooBig(t.tooBig)
+	return t, nil
+}
+
+// Name is "punch".
+func (t *Transport) Name() string { return Name }
+
+// Run waits until ctx is done, then returns nil: the mux reads the sockets.
+func (t *Transport) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Open prepares the path of a session. Nothing is sent, and no datagram taken,
+// before Path.Run.
+func (t *Transport) Open(s transport.Session) (transport.Path, error) {
+	switch {
+	case !s.Remote.Name.Valid():
+		return nil, fmt.Errorf("punch: the neighbour's name: %w", frame.ErrPeerName)
+	case s.Secret == nil:
+		return nil, errors.New("punch: the session has no secret to derive keys from: the neighbour sent no ephemeral key")
+	case s.SendControl == nil || s.Counters == nil || s.Done == nil:
+		return nil, errors.New("punch: the session has no control connection or no counters")
+	}
+	return newPath(t, s), nil
+}
+
+// add makes the path receive, under an index of its own. Of too many to one
+// neighbour the oldest has to end.
+func (t *Transport) add(p *path) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := maps.Clone(*t.paths.Load())
+	for {
+		var b [4]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			return fmt.Errorf("choose an index: %w", err)
+		}
+		p.index = binary.BigEndian.Uint32(b[:])
+		if next[p.index] == nil {
+			break
+		}
+	}
+	next[p.index] = p
+	t.paths.Store(&next)
+	t.all = slices.Insert(t.all, 0, p)
+	same := 0
+	for _, x := range t.all {
+		if x.session.Remote.Name == p.session.Remote.Name {
+			if same++; same > maxIncarnations {
+				x.evict()
+			}
+		}
+	}
+	return nil
+}
+
+// tooBig passes on a hint, which may be forged, about the MTU of a way.
+func (t *Transport) tooBig(dst netip.AddrPort, _ int) {
+	now := time.Now()
+	t.mu.Lock()
+	all := slices.Clone(t.all)
+	t.mu.Unlock()
+	for _, p := range all {
+		p.hint(now, dst)
+	}
+}
+
+// remove makes the path receive no more.
+func (t *Transport) remove(p *path) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	next := maps.Clone(*t.paths.Load())
+	delete(next, p.index)
+	t.paths.Store(&next)
+	t.all = slices.DeleteFunc(t.all, func(x *path) bool { return x == p })
+}
