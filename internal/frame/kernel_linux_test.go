@@ -215,3 +215,40 @@ func TestCutAsKernel(t *testing.T) {
 		t.Errorf("%d super-frames were cut, and %d got lost", cut, lost)
 	}
 }
+
+// TestJoinForKernel: joined frames that are written to a TAP go on as the
+// segments that they were made of.
+func TestJoinForKernel(t *testing.T) {
+	k := newKernel(t)
+	rng := rand.New(rand.NewPCG(16, 16))
+	j := NewJoiner(joinAll)
+	joined := 0
+	for range 500 {
+		var flows [][]Frame
+		for i := range 1 + rng.IntN(4) {
+			r := randomRecipe(rng, 20000)
+			r.ports = uint32(i)
+			r.flags &^= tcpCWR
+			segs := segments(t, r.super(max(1, len(r.payload)/(1+rng.IntN(40)))), rng.IntN(2) == 0)
+			if rng.IntN(4) == 0 {
+				harm(rng, segs)
+			}
+			flows = append(flows, segs)
+		}
+		for _, o := range j.Join(shuffle(rng, flows)) {
+			if o.Frames == 1 {
+				continue // not the kernel's business
+			}
+			joined += o.Frames
+			got, refused := k.pass(t, o.Offload, append([][]byte{o.Head}, o.Pieces...)...)
+			if refused {
+				t.Fatalf("the kernel refuses %+v with %d frames", o.Offload, o.Frames)
+			}
+			var c Cutter
+			wantSame(t, "joined", cutAll(t, &c, whole(o)), got)
+		}
+	}
+	if joined < 5000 {
+		t.Errorf("only %d frames were joined", joined)
+	}
+}
