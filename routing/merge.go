@@ -15,6 +15,10 @@ type Merged struct {
 	// All names the peers of the update that are known now, sorted: what a gossip
 	// broadcast (tag 6) passes on.
 	All []frame.PeerName
+	// Outdated names the peers, sorted, of which the update had an entry that was
+	// ignored because we hold a newer one of another incarnation, or because it was
+	// a placeholder. Whoever sent it will not ask: tell them ours.
+	Outdated []frame.PeerName
 	// SelfChanged: our version was raised, over an older incarnation of ours or
 	// because our short ID went to another peer. Gossip our entry.
 	SelfChanged bool
@@ -38,6 +42,14 @@ type Merged struct {
 //   - Versions above ours under our own name and UID, which nobody but us may
 //     give, are ignored as weave demands, but remembered for Reclaim.
 //
+// Weave leaves who sent an ignored entry as they are. Where a peer restarts and one
+// of its neighbours collected the old entry while others still hold it, both sides
+// keep theirs until the next periodic gossip: the new entry loses by its low version
+// or by chance of the UIDs, and the old one gets nowhere near the peer, which alone
+// could outbid it. Outdated closes that gap: the old entry goes back to where the
+// new one came from, and so reaches its peer. FirstVersion makes it rare, also where
+// stock routers hold the old entry.
+//
 // Placeholders are made only for the ends of connections that were taken. Weave
 // makes them for ignored entries as well and collects them a second later.
 func (t *Topology) Merge(entries []Peer, now time.Time) Merged {
@@ -48,6 +60,7 @@ func (t *Topology) Merge(entries []Peer, now time.Time) Merged {
 	}
 	m.Improved = sortedSet(m.Improved)
 	m.All = sortedSet(m.All)
+	m.Outdated = sortedSet(m.Outdated)
 	for _, name := range m.Improved {
 		t.addEnds(&m, t.peers[name])
 		if t.defendShortID(t.peers[name]) {
@@ -71,6 +84,12 @@ func (t *Topology) Reclaim() bool {
 	t.self.Version = t.claimed + 1
 	return true
 }
+
+// FirstVersion is the version that the entry of an incarnation starts with, where
+// weave starts at 0: the milliseconds since 1970. So the entry of a peer that
+// restarted is newer than what anybody still holds of it, unless its clock was set
+// back or it changed more than 1000 times a second; for those is section 1.10.
+func FirstVersion(now time.Time) uint64 { return uint64(max(now.UnixMilli(), 0)) }
 
 // firstSecond is the lowest time, in seconds since 1970, that versionCeiling
 // reckons with, for hosts that boot without a clock.
@@ -100,9 +119,14 @@ func (t *Topology) mergeEntry(m *Merged, e Peer, ceiling uint64) {
 	case known == t.self:
 		if t.outlive(e) {
 			m.SelfChanged = true
+		} else if e.UID != t.self.UID {
+			m.Outdated = append(m.Outdated, e.Name)
 		}
 		return
 	case known != nil && !newer(&e, known):
+		if e.UID != known.UID {
+			m.Outdated = append(m.Outdated, e.Name)
+		}
 		return
 	case known == nil && len(t.peers) >= MaxPeers:
 		m.Full++

@@ -174,6 +174,123 @@ func TestMergeResult(t *testing.T) {
 	checkInvariants(t, top)
 }
 
+// TestMergeOutdated: an ignored entry of another incarnation, or a placeholder, is
+// one that its sender should be put right about; whatever else is ignored is not.
+func TestMergeOutdated(t *testing.T) {
+	self, peer := peerName(1), peerName(2)
+	for _, tt := range []struct {
+		name string
+		e    Peer
+		want bool
+	}{
+		{"other incarnation, lower version", Peer{Name: peer, UID: 9, Version: 4}, true},
+		{"other incarnation, same version, lower UID", Peer{Name: peer, UID: 1, Version: 5}, true},
+		{"other incarnation, same version, higher UID", Peer{Name: peer, UID: 9, Version: 5}, false},
+		{"placeholder", Peer{Name: peer}, true},
+		{"same incarnation, lower version", Peer{Name: peer, UID: 5, Version: 4}, false},
+		{"same entry", Peer{Name: peer, UID: 5, Version: 5}, false},
+		{"newer entry", Peer{Name: peer, UID: 5, Version: 6}, false},
+		{"unknown peer", Peer{Name: peerName(3), UID: 1, Version: 1}, false},
+		{"ours, another incarnation's, older", Peer{Name: self, UID: 9, Version: 6}, true},
+		{"ours, another incarnation's, newer", Peer{Name: self, UID: 9, Version: 7}, false},
+		{"ours", Peer{Name: self, UID: 8, Version: 1}, false},
+		{"absurd", Peer{Name: peer, UID: 9, Version: 1<<64 - 1}, false},
+	} {
+		top := NewTopology(Peer{Name: self, UID: 8, Version: 7}, seeded(1))
+		top.Merge([]Peer{{Name: peer, UID: 5, Version: 5}}, start)
+		m := top.Merge([]Peer{tt.e}, start)
+		var want []frame.PeerName
+		if tt.want {
+			want = []frame.PeerName{tt.e.Name}
+		}
+		if !slices.Equal(m.Outdated, want) {
+			t.Errorf("%s: Outdated = %v, want %v", tt.name, m.Outdated, want)
+		}
+	}
+}
+
+// TestRestartIsSettled: holders of any incarnations of a peer, connected at random
+// and heard in any order, all end up with the entry of the one that lives, and stop
+// talking, by nothing but the rules of Merge.
+func TestRestartIsSettled(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := seeded(seed)
+		hosts := make([]*Topology, 3+rng.IntN(5)) // the first one is the peer itself
+		for i := range hosts {
+			hosts[i] = NewTopology(Peer{Name: peerName(i + 1), UID: rng.Uint64() | 1}, rng)
+		}
+		peer := hosts[0]
+		peer.self.Version = rng.Uint64N(4)
+		for _, h := range hosts[1:] {
+			if rng.IntN(3) > 0 {
+				h.Merge([]Peer{{Name: peer.self.Name, UID: rng.Uint64() | 1, Version: rng.Uint64N(4)}}, start)
+			}
+		}
+		talk(t, seed, rng, hosts)
+		for i, h := range hosts {
+			got, _ := h.Peer(peer.self.Name)
+			if want := peer.Self(); got.UID != want.UID || got.Version != want.Version {
+				t.Errorf("seed %d: host %d holds %d version %d, want %d version %d", seed, i, got.UID, got.Version, want.UID, want.Version)
+			}
+		}
+	}
+}
+
+// talk has the first host tell its neighbours in a random tree of its entry, and
+// all pass on, answer and outbid until nobody has more to say.
+func talk(t *testing.T, seed uint64, rng *rand.Rand, hosts []*Topology) {
+	t.Helper()
+	peer := hosts[0].self.Name
+	near := make([][]int, len(hosts))
+	for j := 1; j < len(hosts); j++ {
+		i := rng.IntN(j)
+		near[i], near[j] = append(near[i], j), append(near[j], i)
+	}
+	type message struct {
+		from, to int
+		e        Peer
+	}
+	var wire []message
+	tell := func(from int, to ...int) {
+		e, _ := hosts[from].Peer(peer)
+		for _, i := range to {
+			wire = append(wire, message{from, i, e})
+		}
+	}
+	tell(0, near[0]...)
+	for n := 0; len(wire) > 0; n++ {
+		if n > 1000 {
+			t.Fatalf("seed %d: they talk without end", seed)
+		}
+		i := rng.IntN(len(wire))
+		msg := wire[i]
+		wire = slices.Delete(wire, i, i+1)
+		switch m := hosts[msg.to].Merge([]Peer{msg.e}, start); {
+		case m.SelfChanged:
+			tell(msg.to, near[msg.to]...)
+		case len(m.Outdated) > 0:
+			tell(msg.to, msg.from)
+		case len(m.Improved) > 0:
+			tell(msg.to, slices.DeleteFunc(slices.Clone(near[msg.to]), func(i int) bool { return i == msg.from })...)
+		}
+	}
+}
+
+// TestFirstVersion: a later incarnation starts above whatever an earlier one can
+// have counted to, every other host believes it, and there is one without a clock.
+func TestFirstVersion(t *testing.T) {
+	if got, want := FirstVersion(start.Add(2*time.Second)), FirstVersion(start)+2000; got != want {
+		t.Errorf("FirstVersion 2 s later = %d, want %d", got, want)
+	}
+	far := time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)
+	if got, ceiling := FirstVersion(far), versionCeiling(time.Unix(0, 0)); got >= ceiling {
+		t.Errorf("FirstVersion(%v) = %d, which a host without a clock refuses above %d", far, got, ceiling)
+	}
+	if got := FirstVersion(time.Unix(-5, 0)); got != 0 {
+		t.Errorf("FirstVersion(1969) = %d, want 0", got)
+	}
+}
+
 // TestMergeBorrows: the entries stay the caller's.
 func TestMergeBorrows(t *testing.T) {
 	top := NewTopology(Peer{Name: peerName(1), UID: 1}, seeded(1))
@@ -421,7 +538,7 @@ func FuzzMerge(f *testing.F) {
 			}
 			top.Reclaim()
 			checkInvariants(t, top)
-			for _, name := range slices.Concat(m.Improved, m.All) {
+			for _, name := range slices.Concat(m.Improved, m.All, m.Outdated) {
 				if _, ok := top.Peer(name); !ok && len(b)%5 != 0 {
 					t.Fatalf("%v is reported but not known", name)
 				}

@@ -39,7 +39,7 @@ type Peer struct {
 	Name       frame.PeerName
 	NickName   string
 	UID        uint64 // of the incarnation; 0: a placeholder, known only as a connection's end
-	Version    uint64 // counts changes of the entry
+	Version    uint64 // rises with each change of the entry
 	ShortID    uint16 // 0 to ShortIDs-1
 	HasShortID bool
 	// Connections is sorted by the name of the other end, each name once.

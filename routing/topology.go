@@ -21,7 +21,8 @@ type Topology struct {
 }
 
 // NewTopology returns a topology that knows only ourselves. self has no
-// connections yet; without a short ID it gets a random one (section 3.6). rng
+// connections yet, and a version below which no entry of ours is meant to be, such
+// as FirstVersion; without a short ID it gets a random one (section 3.6). rng
 // picks short IDs and neighbour subsets; nil stands for one seeded by the
 // runtime.
 func NewTopology(self Peer, rng *rand.Rand) *Topology {
@@ -54,6 +55,18 @@ func (t *Topology) Peer(name frame.PeerName) (Peer, bool) {
 
 // Len returns the number of known peers, ourselves and placeholders included.
 func (t *Topology) Len() int { return len(t.peers) }
+
+// Placeholders returns, sorted, the peers that are known only as the end of
+// somebody's connection.
+func (t *Topology) Placeholders() (names []frame.PeerName) {
+	for name, p := range t.peers {
+		if p.UID == 0 && p.Version == 0 {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
 
 // All walks over all entries in the order of their names.
 func (t *Topology) All() iter.Seq[Peer] {

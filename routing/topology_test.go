@@ -44,6 +44,24 @@ func TestOwnConnections(t *testing.T) {
 	checkInvariants(t, top)
 }
 
+func TestPlaceholders(t *testing.T) {
+	a, b, c, d := peerName(1), peerName(2), peerName(3), peerName(4)
+	top := NewTopology(Peer{Name: a, UID: 1}, seeded(1))
+	if got := top.Placeholders(); len(got) > 0 {
+		t.Errorf("Placeholders() = %v of a new topology", got)
+	}
+	top.SetConnection(Connection{Peer: d})
+	top.Merge([]Peer{{Name: b, UID: 2, Connections: both(c)}}, start)
+	if got, want := top.Placeholders(), []frame.PeerName{c, d}; !slices.Equal(got, want) {
+		t.Errorf("Placeholders() = %v, want %v", got, want)
+	}
+	top.Merge([]Peer{{Name: c, UID: 3}}, start)
+	top.Introduce(Peer{Name: d, UID: 4})
+	if got := top.Placeholders(); len(got) > 0 {
+		t.Errorf("Placeholders() = %v after their entries came", got)
+	}
+}
+
 // TestEntriesMayBeKept: what was returned does not change with the topology.
 func TestEntriesMayBeKept(t *testing.T) {
 	top := NewTopology(Peer{Name: peerName(1)}, seeded(1))

@@ -108,6 +108,7 @@ func (m *Mesh) join(s *session, old *neighbour) {
 	m.LinksChanged()
 	plan(&m.due.routes, routesLater)
 	plan(&m.due.announce, announceDelay)
+	plan(&m.due.news, announceDelay)
 	m.due.again = time.Now().Add(announceAgain)
 	plan(&m.due.remember, announceAgain)
 }

@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"meshd/internal/frame"
 	"meshd/transport"
 )
@@ -203,7 +205,10 @@ func (m *Mesh) dial(ctx context.Context, t *target, addr netip.AddrPort) error {
 // discovery says is there, 0 where any will do: another one is an error, though the
 // session is kept. After all other errors the stream is closed.
 func (m *Mesh) greet(ctx context.Context, stream Stream, t *target, expect frame.PeerName) (err error) {
-	s := &session{stream: stream, dialled: t != nil, target: t, addr: addrPort(stream.RemoteAddr()), out: newOutQueue()}
+	s := &session{
+		stream: stream, dialled: t != nil, target: t, addr: addrPort(stream.RemoteAddr()),
+		out: newOutQueue(), answer: rate.NewLimiter(answersPerSec, answersBurst),
+	}
 	if err := s.shakeHands(ctx, m); err != nil {
 		stream.Close()
 		return err

@@ -62,13 +62,20 @@ func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Pe
 	if _, live := m.sessions[s]; !live {
 		return
 	}
-	res := m.topo.Merge(entries, time.Now())
+	now := time.Now()
+	res := m.topo.Merge(entries, now)
+	if m.mends {
+		s.queueTopology(s.answerable(res.Outdated))
+		for _, name := range res.All {
+			m.told[name] = now
+		}
+	}
 	plan(&m.due.collect, collectDelay)
 	if res.Refused+res.Full > 0 {
 		m.log.Debug("topology entries refused", "peer", s.peer.Name, "malformed", res.Refused, "no_room", res.Full)
 	}
 	if res.SelfChanged {
-		m.announce()
+		m.outbid()
 	}
 	if tag == TagGossipBroadcast {
 		for _, next := range m.broadcastHops(g.Src, s) {
@@ -88,11 +95,21 @@ func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Pe
 // neighbour subset without the neighbour that told it, and looks for new targets
 // and routes. A burst of gossip costs one round; a round that takes long, in a
 // large mesh, is followed by a longer pause.
+//
+// Our own entry, if it waits to be announced, goes first: a neighbour that hears of
+// peers before it hears of the connection that leads to them may collect them.
 func (m *Mesh) passOn() {
+	if !m.due.announce.IsZero() {
+		m.due.news = m.due.announce
+		return
+	}
 	begun := time.Now()
 	told := map[*session][]frame.PeerName{}
 	for name, from := range m.news {
 		told[from] = append(told[from], name)
+	}
+	if names := m.newlyReached(); len(names) > 0 {
+		told[nil] = names
 	}
 	clear(m.news)
 	for from, names := range told {
@@ -103,6 +120,23 @@ func (m *Mesh) passOn() {
 	plan(&m.due.remember, announceAgain)
 	took := time.Since(begun)
 	m.passedOn = begun.Add(took + loadShare*took)
+}
+
+// newlyReached are the peers that can be reached since the last time and are not news
+// anyway: entries that we held without a connection that leads to them, and that our
+// neighbours may have collected for the same reason.
+func (m *Mesh) newlyReached() (names []frame.PeerName) {
+	before := m.reached
+	m.reached = m.topo.Unicast(false)
+	missing := m.topo.Placeholders() // are not told, but asked for
+	for name := range m.reached {
+		_, was := before[name]
+		_, news := m.news[name]
+		if _, unknown := slices.BinarySearch(missing, name); !was && !news && !unknown {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // gossipNames sends topology entries to the neighbours that section 3.5 picks,
@@ -238,6 +272,38 @@ func (m *Mesh) announce() {
 	for s := range m.sessions {
 		s.queueTopology(names)
 	}
+}
+
+// outbid tells all neighbours that our version was raised over what others claim:
+// at once, but not more than once a second, since two hosts with one name in distant
+// parts of the mesh raise theirs against each other without end.
+func (m *Mesh) outbid() {
+	now := time.Now()
+	if wait := m.outbidAt.Add(announceAgain).Sub(now); wait > 0 {
+		plan(&m.due.again, wait)
+		return
+	}
+	m.outbidAt = now
+	m.announce()
+}
+
+// ask sends the placeholders that are new to the neighbours that lead to them. Who
+// knows the peer answers with its entry (see routing.Merged.Outdated); a stock
+// router ignores it. An entry is missing where we collected it in the moment before
+// the connection that leads to it was told of.
+func (m *Mesh) ask() {
+	asked := map[frame.PeerName]struct{}{}
+	for _, name := range m.topo.Placeholders() {
+		asked[name] = struct{}{}
+		if _, before := m.asked[name]; before {
+			continue
+		}
+		hop, _ := m.topo.NextHop(name, false)
+		if n := m.neighbours[hop]; n != nil && n.session != nil {
+			n.session.queueTopology([]frame.PeerName{name})
+		}
+	}
+	m.asked = asked
 }
 
 // tellFirst tells a neighbour whose path just came up of our entry before all

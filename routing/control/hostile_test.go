@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,9 @@ import (
 type stranger struct {
 	*Conn
 	name frame.PeerName
+
+	mu    sync.Mutex
+	heard []routing.Peer // topology entries that came, in order
 }
 
 // dialAs connects to n from a host of its own and shakes hands under a name.
@@ -34,14 +38,46 @@ func (w *world) dialAs(t *testing.T, n *node, host string, name frame.PeerName) 
 		t.Fatal(err)
 	}
 	s := &stranger{Conn: conn, name: name}
-	go func() { // takes what comes, so that nothing backs up
-		for {
-			if _, _, err := conn.ReadMessage(); err != nil {
-				return
-			}
-		}
-	}()
+	go s.listen()
 	return s
+}
+
+// listen takes what comes, so that nothing backs up, until the connection ends.
+func (s *stranger) listen() {
+	for {
+		tag, body, err := s.ReadMessage()
+		if err != nil {
+			return
+		}
+		g, err := ParseGossip(tag, body)
+		if tag != TagGossip || err != nil {
+			continue
+		}
+		if entries, err := DecodeTopology(g.Payload); err == nil {
+			s.mu.Lock()
+			s.heard = append(s.heard, entries...)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// told returns the entries of a peer that came since the last call, and forgets all.
+func (s *stranger) told(name frame.PeerName) (of []routing.Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.heard {
+		if e.Name == name {
+			of = append(of, e)
+		}
+	}
+	s.heard = nil
+	return of
+}
+
+// claim gossips topology entries.
+func (s *stranger) claim(t *testing.T, entries ...routing.Peer) {
+	t.Helper()
+	s.gossip(t, TagGossip, Gossip{Channel: channelTopology, Src: s.name, Payload: EncodeTopology(entries)})
 }
 
 func (s *stranger) gossip(t *testing.T, tag byte, g Gossip) {

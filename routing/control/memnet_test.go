@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -17,6 +18,8 @@ import (
 // listening port. Between hosts that are cut off from each other bytes wait until
 // the cut is healed.
 type memNet struct {
+	latency func() time.Duration // of one write; nil: none. Set before anybody dials
+
 	mu    sync.Mutex
 	hosts map[netip.Addr]*memCarrier
 	cut   map[[2]netip.Addr]bool
@@ -61,6 +64,22 @@ func (n *memNet) setCut(a, b string, cut bool) {
 	}
 }
 
+// kill takes a host off the network as the death of its process does: its streams
+// end at once and nobody listens any more.
+func (n *memNet) kill(host string) {
+	x := netip.MustParseAddr(host)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.hosts, x)
+	for _, p := range n.pipes {
+		if p.local.Addr() == x {
+			p.Close()
+		} else if p.remote.Addr() == x {
+			(&memConn{in: p.out, out: p.in}).Close()
+		}
+	}
+}
+
 func (c *memCarrier) Accept(ctx context.Context) (Stream, error) {
 	select {
 	case s := <-c.in:
@@ -87,6 +106,7 @@ func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, err
 		return nil, syscall.ECONNREFUSED
 	}
 	a, b := memPipe(from, addr)
+	a.in.latency, a.out.latency = c.net.latency, c.net.latency
 	c.net.mu.Lock()
 	c.net.pipes = append(c.net.pipes, a)
 	c.net.mu.Unlock()
@@ -107,10 +127,14 @@ func memPipe(dialler, acceptor netip.AddrPort) (a, b *memConn) {
 
 // half is one direction of a stream.
 type half struct {
+	latency func() time.Duration // nil: none
+
 	mu       sync.Mutex
 	wake     *sync.Cond
 	buf      []byte
-	held     bool // cut: nothing arrives, the end of the stream neither
+	transit  [][]byte  // written, not yet in buf
+	last     time.Time // when the last of transit arrives
+	held     bool      // cut: nothing arrives, the end of the stream neither
 	closed   bool
 	gone     bool // the reading end itself is closed
 	deadline time.Time
@@ -134,7 +158,7 @@ func (h *half) read(b []byte) (int, error) {
 			n := copy(b, h.buf)
 			h.buf = h.buf[n:]
 			return n, nil
-		case !h.held && h.closed:
+		case !h.held && h.closed && len(h.transit) == 0:
 			return 0, io.EOF
 		case !h.deadline.IsZero() && !time.Now().Before(h.deadline):
 			return 0, os.ErrDeadlineExceeded
@@ -152,9 +176,27 @@ func (h *half) write(b []byte) (int, error) {
 	if len(h.buf)+len(b) > 64<<20 {
 		return 0, errors.New("a test wrote 64 MiB that nobody reads")
 	}
-	h.buf = append(h.buf, b...)
-	h.wake.Broadcast()
+	if h.latency == nil {
+		h.buf = append(h.buf, b...)
+		h.wake.Broadcast()
+		return len(b), nil
+	}
+	now := time.Now()
+	if at := now.Add(h.latency()); at.After(h.last) {
+		h.last = at
+	}
+	h.transit = append(h.transit, slices.Clone(b))
+	time.AfterFunc(h.last.Sub(now), h.arrive)
 	return len(b), nil
+}
+
+// arrive takes the first of what is in transit to the reading end.
+func (h *half) arrive() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.buf = append(h.buf, h.transit[0]...)
+	h.transit = h.transit[1:]
+	h.wake.Broadcast()
 }
 
 func (h *half) hold(held bool) {

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -20,6 +21,7 @@ const (
 	announceAgain  = time.Second            // own entry once more, for what crossed the first
 	announceDelay  = 100 * time.Millisecond // a new neighbour to all others
 	collectDelay   = time.Second            // from a topology update to garbage collection
+	collectGrace   = 2 * time.Second        // no collection of a peer that was told of
 	routesSoon     = 5 * time.Millisecond   // recalculation after a loss
 	routesLater    = 50 * time.Millisecond  // recalculation after anything else
 	passOnDelay    = 50 * time.Millisecond  // between two rounds of passing gossip on
@@ -88,9 +90,14 @@ type Mesh struct {
 	targets    *targets
 	ended      uint64 // connections that ended
 	refusals   refusals
-	fib        *routing.FIB                // as published
-	news       map[frame.PeerName]*session // entries to pass on, and who told them
-	passedOn   time.Time                   // when the last round of it was over
+	fib        *routing.FIB                      // as published
+	news       map[frame.PeerName]*session       // entries to pass on, and who told them
+	reached    map[frame.PeerName]frame.PeerName // who could be reached then, over whom
+	passedOn   time.Time                         // when the last round of it was over
+	told       map[frame.PeerName]time.Time      // when a neighbour told of a peer, of late
+	mends      bool                              // mend what stock routers leave to the periodic gossip; false only in tests that play one
+	asked      map[frame.PeerName]struct{}       // placeholders whose entry we asked for
+	outbidAt   time.Time                         // when we last told of a version raised over a claim
 	due        schedule
 }
 
@@ -114,6 +121,8 @@ func New(cfg Config) (*Mesh, error) {
 		surrogates: newSurrogates(),
 		refusals:   refusals{},
 		news:       map[frame.PeerName]*session{},
+		told:       map[frame.PeerName]time.Time{},
+		mends:      true,
 	}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	if m.cfg.Resolve == nil {
@@ -121,7 +130,10 @@ func New(cfg Config) (*Mesh, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
 	}
-	m.topo = routing.NewTopology(routing.Peer{Name: cfg.Self.Name, NickName: cfg.Self.NickName, UID: cfg.Self.UID}, nil)
+	m.topo = routing.NewTopology(routing.Peer{
+		Name: cfg.Self.Name, NickName: cfg.Self.NickName, UID: cfg.Self.UID,
+		Version: routing.FirstVersion(time.Now()),
+	}, nil)
 	m.targets = newTargets(cfg.Self.Name, cfg.Port)
 	if err := m.targets.SetDirect(cfg.Settings.Peers, time.Now()); err != nil {
 		return nil, err
@@ -176,10 +188,10 @@ func (m *Mesh) loop(ctx context.Context) {
 
 // tick does what is due and returns when to come back.
 func (m *Mesh) tick(now time.Time) time.Time {
-	m.doDue(&m.due.collect, now, m.collect)
+	m.doDue(&m.due.collect, now, m.tidy)
+	m.doDue(&m.due.announce, now, m.announce)
 	m.doDue(&m.due.news, now, m.passOn)
 	m.doDue(&m.due.routes, now, m.publishRoutes)
-	m.doDue(&m.due.announce, now, m.announce)
 	m.doDue(&m.due.again, now, m.announce)
 	m.doDue(&m.due.gossip, now, m.gossipAll)
 	m.doDue(&m.due.remember, now, m.remember)
@@ -233,14 +245,36 @@ func (m *Mesh) publishRoutes() {
 	m.cfg.PublishFIB(m.fib)
 }
 
-// collect removes peers that nobody reaches any more.
-func (m *Mesh) collect() {
-	gone, selfChanged := m.topo.Collect(func(name frame.PeerName) bool { return m.neighbours[name] != nil })
+// tidy removes peers that nobody reaches any more, but not those that were told of
+// just now: the entry that makes them reachable may be on its way. A stock router
+// takes a second to send it. Then it asks for what is missing.
+func (m *Mesh) tidy() {
+	now := time.Now()
+	maps.DeleteFunc(m.told, func(_ frame.PeerName, at time.Time) bool { return now.Sub(at) >= collectGrace })
+	if m.collect(m.told) {
+		plan(&m.due.collect, collectDelay)
+	}
+	if m.mends {
+		m.ask()
+	}
+}
+
+// collect removes peers that nobody reaches any more, except some, and reports
+// whether it left any of those.
+func (m *Mesh) collect(except map[frame.PeerName]time.Time) (left bool) {
+	gone, selfChanged := m.topo.Collect(func(name frame.PeerName) bool {
+		if m.neighbours[name] != nil {
+			return true
+		}
+		_, spared := except[name]
+		left = left || spared
+		return spared
+	})
 	if selfChanged {
 		m.announce()
 	}
 	if len(gone) == 0 {
-		return
+		return left
 	}
 	m.log.Info("peers left the mesh", "peers", len(gone), "first", gone[0])
 	m.cfg.ForgetMACs(gone)
@@ -248,6 +282,7 @@ func (m *Mesh) collect() {
 		m.targets.Left(name, time.Now())
 	}
 	plan(&m.due.routes, routesSoon)
+	return left
 }
 
 // lookAtLinks brings the topology in line with what the links say.

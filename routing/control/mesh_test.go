@@ -113,7 +113,8 @@ type node struct {
 	name frame.PeerName
 	host string
 	mesh *Mesh
-	stop context.CancelFunc
+	stop func() // in order
+	kill func() // without a word
 	done chan struct{}
 
 	mu     sync.Mutex
@@ -123,10 +124,11 @@ type node struct {
 
 // world is some nodes on one network.
 type world struct {
-	t    *testing.T
-	net  *memNet
-	air  *air
-	uids uint64
+	t       *testing.T
+	net     *memNet
+	air     *air
+	uids    uint64
+	prepare func(*Mesh) // called before a mesh runs; nil: nothing
 }
 
 func newWorld(t *testing.T) *world {
@@ -163,8 +165,12 @@ func (w *world) start(i int, change ...func(*Config)) *node {
 	if n.mesh, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
+	if w.prepare != nil {
+		w.prepare(n.mesh)
+	}
 	ctx, cancel := context.WithCancel(w.t.Context())
 	n.stop = func() { cancel(); <-n.done }
+	n.kill = func() { w.net.kill(n.host); n.stop() }
 	go func() {
 		defer close(n.done)
 		if err := n.mesh.Run(ctx); err != nil {

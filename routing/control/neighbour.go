@@ -36,7 +36,7 @@ func (m *Mesh) removeNeighbour(n *neighbour, why string) {
 	delete(m.neighbours, n.peer.Name)
 	m.log.Info("neighbour gone", "peer", n.peer.Name, "nickname", n.peer.NickName, "reason", why)
 	m.topo.RemoveConnection(n.peer.Name)
-	m.collect()
+	m.collect(nil)
 	m.announce()
 	m.due.again = time.Now().Add(announceAgain)
 	plan(&m.due.routes, 0)

@@ -60,6 +60,9 @@ func (q *outQueue) pushGossip(msg Message) {
 
 // pushNames queues topology entries by name.
 func (q *outQueue) pushNames(names []frame.PeerName) {
+	if len(names) == 0 {
+		return
+	}
 	q.mu.Lock()
 	for _, n := range names {
 		q.names[n] = struct{}{}

@@ -30,6 +30,8 @@ const (
 	rxBurst         = 24 << 20
 	rxPerMessage    = 4 << 10 // what a message costs beside its bytes
 	silenceLook     = time.Second
+	answersPerSec   = 64 // entries told to a neighbour because it has an old one
+	answersBurst    = routing.MaxPeers
 )
 
 // TagLeave is the tag of a goodbye, which only meshd peers that announced the
@@ -61,7 +63,8 @@ type session struct {
 	att    *transport.Attachment
 	joined time.Time
 	out    *outQueue
-	heard  atomic.Int64 // when the last message came, ns since the epoch
+	answer *rate.Limiter // entries that correct the neighbour's; of the mesh's goroutine
+	heard  atomic.Int64  // when the last message came, ns since the epoch
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 }
@@ -98,6 +101,18 @@ func (s *session) sendOverlayControl(index int, tag byte, msg []byte) error {
 
 // queueTopology sends topology entries as soon as the connection takes them.
 func (s *session) queueTopology(names []frame.PeerName) { s.out.pushNames(names) }
+
+// answerable are those of names that the neighbour may be told now because it has
+// older entries. It is bounded because entries are much longer than what provokes
+// them.
+func (s *session) answerable(names []frame.PeerName) []frame.PeerName {
+	for i := range names {
+		if !s.answer.Allow() {
+			return names[:i]
+		}
+	}
+	return names
+}
 
 // start runs the session's goroutines. The paths run on when the session ends.
 func (s *session) start(m *Mesh) {
