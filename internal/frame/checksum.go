@@ -13,6 +13,10 @@ func Sum(sum uint16, b []byte) uint16 {
 	// every carry comes back in at the bottom (RFC 1071, section 2), so the words
 	// are added eight bytes at a time as they lie in memory.
 	acc, carry := uint64(bits.ReverseBytes16(sum)), uint64(0)
+	for len(b) >= 128 {
+		acc = sum128(acc, (*[128]byte)(b))
+		b = b[128:]
+	}
 	for len(b) >= 32 {
 		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b), 0)
 		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(b[8:]), carry)
@@ -27,13 +31,48 @@ func Sum(sum uint16, b []byte) uint16 {
 		acc += carry
 		b = b[8:]
 	}
-	if len(b) > 0 {
-		var tail [8]byte
-		copy(tail[:], b)
-		acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(tail[:]), 0)
-		acc += carry
-	}
+	acc, carry = bits.Add64(acc, sumTail(b), 0)
+	acc += carry
 	return bits.ReverseBytes16(fold(acc))
+}
+
+// sum128 is the step of Sum for 128 bytes: one chain of additions with carry, as
+// long as pays.
+func sum128(acc uint64, p *[128]byte) uint64 {
+	var carry uint64
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[0:]), 0)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[8:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[16:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[24:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[32:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[40:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[48:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[56:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[64:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[72:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[80:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[88:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[96:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[104:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[112:]), carry)
+	acc, carry = bits.Add64(acc, binary.LittleEndian.Uint64(p[120:]), carry)
+	return acc + carry
+}
+
+// sumTail sums the last bytes, fewer than 8.
+func sumTail(b []byte) (sum uint64) {
+	if len(b) >= 4 {
+		sum = uint64(binary.LittleEndian.Uint32(b))
+		b = b[4:]
+	}
+	if len(b) >= 2 {
+		sum += uint64(binary.LittleEndian.Uint16(b))
+		b = b[2:]
+	}
+	if len(b) > 0 {
+		sum += uint64(b[0])
+	}
+	return sum
 }
 
 // fold brings a one's complement sum from 64 bits to 16.

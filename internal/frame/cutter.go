@@ -196,7 +196,9 @@ func (c *Cutter) putTCP(seg []byte, i int) {
 	sum := add(c.pseudo, uint16(len(t)))
 	if !c.partial {
 		sum = add(sum, c.l4Sum)
-		sum = Sum(Sum(sum, t[tcpSeq:tcpAck]), t[tcpOff:tcpWindow])
+		sum = add(sum, binary.BigEndian.Uint16(t[tcpSeq:]))
+		sum = add(sum, binary.BigEndian.Uint16(t[tcpSeq+2:]))
+		sum = add(sum, binary.BigEndian.Uint16(t[tcpOff:]))
 		sum = ^Sum(sum, seg[c.at.payload:])
 	}
 	binary.BigEndian.PutUint16(t[tcpChecksum:], sum)
