@@ -50,7 +50,7 @@ func (d *daemon) Report() Report {
 		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
 	}
 	for _, name := range cfg.Transports {
-		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: cfg.Listen})
+		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: transportListens(cfg, name)})
 	}
 	return r
 }

@@ -16,6 +16,7 @@ import (
 
 	"meshd/config"
 	"meshd/internal/frame"
+	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/tap"
@@ -79,7 +80,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	defer tcp.Close()
 	port, err := tap.Open(tap.Config{
 		Bridge: cfg.Bridge.Name, MTU: cfg.Bridge.MTU, CreateBridge: cfg.Bridge.Create,
-		Device: cfg.TAP.Name, PeerName: name, Log: log,
+		Device: cfg.TAP.Name, Offload: string(cfg.TAP.Offload), PeerName: name, Log: log,
 	})
 	if err != nil {
 		return fmt.Errorf("open the port: %w", err)
@@ -89,7 +90,18 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	macs := routing.NewMACTable(routing.MACConfig{Self: name})
 	forwarder := routing.NewForwarder(routing.Config{Self: name, Port: port, MACs: macs, Log: log})
 	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, macs: macs, forwarder: forwarder, port: port}
-	transports, err := openTransports(transportDeps{cfg: cfg, self: name, deliver: forwarder.FromLinks, stray: &d.stray, log: log})
+	// Each socket turns off what the kernel does not have.
+	offload := udp.Offload{GSO: cfg.UDP.Offload != config.Off, GRO: cfg.UDP.Offload != config.Off}
+	shared, err := openMux(cfg, offload, log)
+	if err != nil {
+		return portTaken(err, cfg.UDP.Listen, "udp")
+	}
+	if shared != nil {
+		defer shared.Close()
+	}
+	transports, err := openTransports(transportDeps{
+		cfg: cfg, self: name, deliver: forwarder.FromLinks, mux: shared, offload: offload, stray: &d.stray, log: log,
+	})
 	if err != nil {
 		return portTaken(err, cfg.Listen, "udp")
 	}
@@ -109,6 +121,9 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return port.Run(ctx, forwarder.FromPort) })
+	if shared != nil {
+		g.Go(func() error { return shared.Run(ctx) })
+	}
 	g.Go(func() error { return set.Run(ctx) })
 	g.Go(func() error { return d.mesh.Run(ctx) })
 	g.Go(func() error { return d.serve(ctx, api, http) })

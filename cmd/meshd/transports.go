@@ -4,10 +4,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"meshd/config"
 	"meshd/internal/frame"
+	"meshd/internal/mux"
+	"meshd/internal/udp"
 	"meshd/transport"
+	"meshd/transport/punch"
 	"meshd/transport/sleeve"
 )
 
@@ -16,25 +20,62 @@ type transportDeps struct {
 	cfg     config.Config
 	self    frame.PeerName
 	deliver frame.Handler
+	mux     *mux.Mux // nil where no configured transport shares it
+	offload udp.Offload
 	stray   *transport.Counters // what no neighbour sent
 	log     *slog.Logger
 }
 
-// closingTransport is a transport with sockets that must be closed where it is
-// opened but never run.
-type closingTransport interface {
-	transport.Transport
-	io.Closer
+// transportMakers are the transports there are, one line each. Those that are
+// shared use the mux.
+var transportMakers = []struct {
+	name   string
+	shared bool
+	open   func(d transportDeps) (transport.Transport, error)
+}{
+	{"punch", true, func(d transportDeps) (transport.Transport, error) {
+		return punch.New(punch.Config{Mux: d.mux, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
+	}},
+	{"sleeve", false, func(d transportDeps) (transport.Transport, error) {
+		return sleeve.New(sleeve.Config{Listen: d.cfg.Listen, Offload: d.offload, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
+	}},
 }
 
-// transportMakers are the transports there are, one line each.
-var transportMakers = []struct {
-	name string
-	open func(d transportDeps) (closingTransport, error)
-}{
-	{"sleeve", func(d transportDeps) (closingTransport, error) {
-		return sleeve.New(sleeve.Config{Listen: d.cfg.Listen, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
-	}},
+// transportShares reports whether a transport uses the mux.
+func transportShares(name string) bool {
+	for _, m := range transportMakers {
+		if m.name == name {
+			return m.shared
+		}
+	}
+	return false
+}
+
+// transportListens is where a transport listens.
+func transportListens(cfg config.Config, name string) string {
+	if transportShares(name) {
+		return cfg.UDP.Listen
+	}
+	return cfg.Listen
+}
+
+// openMux opens the port that transports share; nil where none does.
+func openMux(cfg config.Config, o udp.Offload, log *slog.Logger) (*mux.Mux, error) {
+	if !slices.ContainsFunc(cfg.Transports, transportShares) {
+		return nil, nil
+	}
+	conns, err := udp.ListenPort(cfg.UDP.Listen, o)
+	if err != nil {
+		return nil, err
+	}
+	var sockets []mux.Socket
+	for _, c := range conns {
+		c.OnOffload(func(o udp.Offload) {
+			log.Warn("socket offload changed", "addr", c.LocalAddr(), "gso", o.GSO, "gro", o.GRO, "why", o.Why)
+		})
+		sockets = append(sockets, c)
+	}
+	return mux.New(sockets, log)
 }
 
 // transportNames are the names that a configuration may use.
