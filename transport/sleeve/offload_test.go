@@ -100,6 +100,8 @@ func TestSendOffload(t *testing.T) {
 		{name: "TCP in a VLAN too big", frame: taggedSuper(transporttest.TCP(1, 2000, mtu-55, false)), tooBig: mtu - 4, drop: transport.DropTooBig, drops: 2},
 		{name: "TCP over IPv6 too big", frame: transporttest.TCP(1, 2000, mtu-71, true), tooBig: mtu, drop: transport.DropTooBig, drops: 2},
 		{name: "unfinished checksum, too big", frame: transporttest.TCP(1, 2000, 0, false), tooBig: mtu, drop: transport.DropTooBig, drops: 1},
+		{name: "the smallest segments of Linux", frame: transporttest.TCP(1, 65000, 48, false), df: true},
+		{name: "too many segments", frame: transporttest.TCP(1, 60000, 20, false), drop: transport.DropMalformed, drops: 1},
 		{name: "no super-frame", frame: frame.Frame{Data: transporttest.Frame(1, 3000), Offload: transporttest.TCP(1, 3000, 1000, false).Offload}, drop: transport.DropMalformed, drops: 1},
 		{name: "cut short", frame: frame.Frame{Data: transporttest.TCP(1, 3000, 1000, false).Data[:2000], Offload: transporttest.TCP(1, 3000, 1000, false).Offload}, drop: transport.DropMalformed, drops: 1},
 		{name: "checksum beyond the end", frame: frame.Frame{Data: transporttest.Frame(1, 60), Offload: frame.Offload{Flags: frame.NeedsCsum, CsumStart: 59, CsumOffset: 16}}, drop: transport.DropMalformed, drops: 1},

@@ -143,8 +143,12 @@ type segments struct {
 	n, size, last int // how many; bytes of each but the last, bytes of the last
 }
 
+// maxSegments bounds what one super-frame may make us send. Linux makes no more
+// than 1365, of 48 bytes each (TCP_MIN_SND_MSS); a container may make up others.
+const maxSegments = 2048
+
 // segmentsLocked finds the segments of a frame. It fails where the offload does
-// not fit the frame.
+// not fit the frame, or makes too many.
 func (s *sender) segmentsLocked(f frame.Frame) (segments, error) {
 	if f.Offload == (frame.Offload{}) { // no work for the cutter
 		return segments{1, len(f.Data), len(f.Data)}, nil
@@ -153,6 +157,9 @@ func (s *sender) segmentsLocked(f frame.Frame) (segments, error) {
 		return segments{}, err
 	}
 	n := s.cutter.Segments()
+	if n > maxSegments {
+		return segments{}, frame.ErrOffload
+	}
 	return segments{n, s.cutter.SegmentLen(), len(f.Data) - (n-1)*int(f.Offload.GSOSize)}, nil
 }
 

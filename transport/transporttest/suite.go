@@ -32,6 +32,7 @@ type Traits struct {
 	Aggregates bool // it puts many small frames into one datagram
 	Follows    bool // it follows a neighbour whose address changes
 	IPv6       bool
+	Hops       bool // it carries Packet.Hops
 	// Overhead is how many bytes of IPv4 underlay packet go with an inner IP packet.
 	Overhead func(sealed bool) int
 }
@@ -75,6 +76,12 @@ func (s suite) tests() []test {
 		{"too big", s.tooBig},
 		{"large without DF", s.large},
 		{"foreign packets", s.foreign},
+		{"super-frames", s.superFrames},
+		{"super-frames too big", s.superTooBig},
+		{"super-frames with loss", s.superLoss},
+		{"unfinished checksums", s.unfinished},
+		{"metadata that lies", s.lies},
+		{"segment size of connections", s.clamps},
 		{"before it is up", s.before},
 		{"dies and returns", s.dies},
 		{"dies one way", s.diesOneWay},
@@ -98,6 +105,9 @@ func (s suite) tests() []test {
 	}
 	if s.traits.Follows {
 		tests = append(tests, test{"follows an address", s.follows})
+	}
+	if s.traits.Hops {
+		tests = append(tests, test{"hops", s.hops})
 	}
 	if s.traits.IPv6 {
 		tests = append(tests, test{"IPv6", s.ipv6})
