@@ -21,7 +21,7 @@ import (
 const agreeWithin = 4 * time.Second
 
 // shakes is how many meshes are shaken.
-const shakes = 100
+const shakes = 60
 
 // disagreement says which entry one of the nodes holds that is not the one its
 // peer has of itself; "" when there is none.

@@ -75,6 +75,19 @@ func parseTarget(spec string, defaultPort uint16) (*target, error) {
 	return t, nil
 }
 
+// sameAs reports whether both direct targets are one host and port.
+func (t *target) sameAs(u *target) bool {
+	if t.port != u.port {
+		return false
+	}
+	a, err := netip.ParseAddr(t.host)
+	if err != nil {
+		return strings.EqualFold(t.host, u.host)
+	}
+	b, err := netip.ParseAddr(u.host)
+	return err == nil && a.Unmap() == b.Unmap()
+}
+
 // named reports whether the target is a name, which may mean other addresses
 // later.
 func (t *target) named() bool {

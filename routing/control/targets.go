@@ -69,7 +69,7 @@ func newTargets(self frame.PeerName, port uint16) *targets {
 // SetDirect makes specs the direct targets, keeping what is known of those that
 // stay. Nothing changes if one does not parse.
 func (ts *targets) SetDirect(specs []string, now time.Time) error {
-	next, err := ts.parseAll(specs, now)
+	next, err := ts.parseAll(specs, ts.findDirect, now)
 	if err != nil {
 		return err
 	}
@@ -82,16 +82,21 @@ func (ts *targets) SetDirect(specs []string, now time.Time) error {
 	return nil
 }
 
-// AddDirect adds targets, or makes those that are there due at once. Nothing
-// changes if one does not parse.
+// AddDirect adds targets, or makes those that are there due at once, also where they
+// were written in another way. Nothing changes if one does not parse.
 func (ts *targets) AddDirect(specs []string, now time.Time) error {
-	add, err := ts.parseAll(specs, now)
+	add, err := ts.parseAll(specs, ts.findAlike, now)
 	if err != nil {
 		return err
 	}
+	var kept []*target
 	add = slices.DeleteFunc(add, func(t *target) bool {
 		t.retryAt(now)
-		return slices.Contains(ts.direct, t)
+		if slices.Contains(ts.direct, t) || slices.ContainsFunc(kept, t.sameAs) {
+			return true
+		}
+		kept = append(kept, t)
+		return false
 	})
 	if len(ts.direct)+len(add) > maxDirect {
 		return fmt.Errorf("more than %d targets", maxDirect)
@@ -117,32 +122,34 @@ func (ts *targets) ChangeDirect(before, after []string, now time.Time) error {
 }
 
 // parseAll finds or makes the targets of specs, each once.
-func (ts *targets) parseAll(specs []string, now time.Time) (out []*target, err error) {
+func (ts *targets) parseAll(specs []string, find func(string) *target, now time.Time) (out []*target, err error) {
 	seen := map[string]bool{}
 	for _, spec := range specs {
 		if seen[spec] {
 			continue
 		}
 		seen[spec] = true
-		t := ts.findDirect(spec)
+		t := find(spec)
 		if t == nil {
 			if t, err = parseTarget(spec, ts.port); err != nil {
 				return nil, err
 			}
 			t.tryAt = now
 		}
-		out = append(out, t)
+		if !slices.Contains(out, t) {
+			out = append(out, t)
+		}
 	}
 	return out, nil
 }
 
-// Forget removes direct targets, by what was configured, and what is remembered
-// of the peers behind them. It says which were not found.
+// Forget removes direct targets, by what was configured or another way to write it,
+// and what is remembered of the peers behind them. It says which were not found.
 func (ts *targets) Forget(specs []string) error {
 	ts.changed = true
 	var errs error
 	for _, spec := range specs {
-		t := ts.findDirect(spec)
+		t := ts.findAlike(spec)
 		if t == nil {
 			errs = errors.Join(errs, fmt.Errorf("%q is not a target", spec))
 			continue
@@ -165,6 +172,24 @@ func (ts *targets) forgetFound(name frame.PeerName) {
 func (ts *targets) findDirect(spec string) *target {
 	for _, t := range ts.direct {
 		if t.spec == spec {
+			return t
+		}
+	}
+	return nil
+}
+
+// findAlike finds a direct target by its spec, or one that is the same host and port:
+// 10.0.0.1, 10.0.0.1:6783.
+func (ts *targets) findAlike(spec string) *target {
+	if t := ts.findDirect(spec); t != nil {
+		return t
+	}
+	like, err := parseTarget(spec, ts.port)
+	if err != nil {
+		return nil
+	}
+	for _, t := range ts.direct {
+		if t.sameAs(like) {
 			return t
 		}
 	}

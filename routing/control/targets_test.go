@@ -295,6 +295,39 @@ func TestConnectTwiceIsOneTarget(t *testing.T) {
 	}
 }
 
+// One host and port is one target, however it is written; another port or a name is
+// another one, and what the configuration lists stays as it lists it.
+func TestTargetsThatAreAlike(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now, "10.0.0.1", "10.0.0.2:6783")
+	if err := ts.AddDirect([]string{
+		"10.0.0.1:6783", "10.0.0.2", "::ffff:10.0.0.2", // there already
+		"10.0.0.1:7000", "fd00::1", "[fd00:0::1]:6783", "b.example", "B.example:6783", "c.example",
+	}, now); err != nil {
+		t.Fatal(err)
+	}
+	specs := func() (out []string) {
+		for _, d := range ts.direct {
+			out = append(out, d.spec)
+		}
+		return out
+	}
+	want := []string{"10.0.0.1", "10.0.0.2:6783", "10.0.0.1:7000", "fd00::1", "b.example", "c.example"}
+	if got := specs(); !slices.Equal(got, want) {
+		t.Errorf("targets = %v, want %v", got, want)
+	}
+	if err := ts.Forget([]string{"10.0.0.2", "c.example:6783"}); err != nil {
+		t.Error(err)
+	}
+	if err := ts.ChangeDirect([]string{"10.0.0.1"}, []string{"10.0.0.1:6783"}, now); err != nil {
+		t.Error(err)
+	}
+	want = []string{"10.0.0.1:6783", "10.0.0.1:7000", "fd00::1", "b.example"}
+	if got := specs(); !slices.Equal(got, want) {
+		t.Errorf("targets = %v, want %v", got, want)
+	}
+}
+
 // Only peers that were met are tried after a crash, and a bounded number.
 func TestRememberedAreThoseThatWereMet(t *testing.T) {
 	now := time.Unix(1000, 0)
