@@ -67,7 +67,7 @@ func TestCutTCP(t *testing.T) {
 		if got, want := binary.BigEndian.Uint16(p[ipv4ID:]), uint16(0xfffe+i); got != want {
 			t.Errorf("segment %d has ID %#x, want %#x", i, got, want)
 		}
-		if got, want := binary.BigEndian.Uint32(p[20+tcpSeq:]), uint32(0xfffff000+1000*i&0xffffffff); got != want {
+		if got, want := binary.BigEndian.Uint32(p[20+tcpSeq:]), r.seq+uint32(1000*i); got != want {
 			t.Errorf("segment %d has sequence number %#x, want %#x", i, got, want)
 		}
 		if got := p[20+tcpFlags]; got != wantFlags[i] {
