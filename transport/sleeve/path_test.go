@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -327,6 +328,81 @@ func testRefused(t *testing.T, told bool) {
 		within = 4 * time.Second
 	}
 	transporttest.Eventually(t, within, "the MTU is 1238", func() bool { return c.A.State().MTU == 1238 })
+}
+
+// An ICMP error makes the path look at its route at once, though nothing was sent
+// that was too big; one that is forged changes nothing.
+func TestToldTooBig(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		link := transporttest.Link{Latency: 5 * time.Millisecond}
+		p := transporttest.NewPair(t, factory, transporttest.Options{Link: link})
+		c := p.Connect(t)
+		c.Up(t, 3*time.Second)
+		<-time.After(11 * time.Second)
+		socket := c.A.Path.(*path).conn.(*transporttest.Socket)
+		mtu := c.A.State().MTU
+		for range 100 {
+			socket.TooBig(p.B.Addr, 600)
+			socket.TooBig(netip.MustParseAddrPort("203.0.113.9:6783"), 600)
+			<-time.After(10 * time.Millisecond)
+			if got := c.A.State().MTU; got != mtu {
+				t.Fatalf("MTU after a forged error = %d, want %d", got, mtu)
+			}
+		}
+		link.MTU = 1300
+		p.Net.SetLink(p.A.Host, p.B.Host, link)
+		socket.TooBig(p.B.Addr, 1300)
+		transporttest.Eventually(t, 40*time.Millisecond, "the MTU is 1238", func() bool { return c.A.State().MTU == 1238 })
+	})
+}
+
+// Errors that anybody can cause do not make us ask the kernel all the time.
+func TestRouteIsNotAskedTooOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newStockPeer(t, nil, true).path.(*path)
+		asked := &asked{PacketConn: p.conn}
+		p.mu.Lock()
+		p.conn = asked
+		p.mu.Unlock()
+		<-time.After(time.Second)
+		before := asked.times.Load()
+		for range 10_000 {
+			p.onRefused()
+			<-time.After(100 * time.Microsecond)
+		}
+		if n := asked.times.Load() - before; n < 10 || n > int64(time.Second/routeGap)+1 {
+			t.Errorf("the kernel was asked %d times in a second, want at most every %v", n, routeGap)
+		}
+	})
+}
+
+// asked is a socket that counts how often it is asked for a path MTU.
+type asked struct {
+	PacketConn
+	times atomic.Int64
+}
+
+func (a *asked) PathMTU(dst netip.AddrPort) (int, error) {
+	a.times.Add(1)
+	return a.PacketConn.PathMTU(dst)
+}
+
+// Who is at the other end is known only under a key that was agreed on with the
+// password.
+func TestAuthenticated(t *testing.T) {
+	for _, tt := range []struct {
+		key           *[32]byte
+		authenticated bool
+		want          bool
+	}{{nil, false, false}, {nil, true, false}, {&[32]byte{1}, false, false}, {&[32]byte{1}, true, true}} {
+		w, far := newWire(t, transporttest.Link{})
+		s := session(host1, tt.key, true)
+		s.Authenticated = tt.authenticated
+		p := openPath(t, w, far, s, ignore)
+		if got := p.stateLocked(time.Now(), nil); got.Authenticated != tt.want || got.Encrypted != (tt.key != nil) {
+			t.Errorf("key %v, password %v: authenticated %v, encrypted %v", tt.key != nil, tt.authenticated, got.Authenticated, got.Encrypted)
+		}
+	}
 }
 
 // forgetful is a socket whose kernel does not know path MTUs.

@@ -187,7 +187,7 @@ func (p *Pair) side(local, remote *End, dialled bool, from, to netip.AddrPort) *
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.Session = transport.Session{
 		Local: local.Peer, Remote: remote.Peer, UID: 0x1000 + p.uid, Dialled: dialled,
-		LocalAddr: from, RemoteAddr: to, Native: !p.opts.Stock,
+		LocalAddr: from, RemoteAddr: to, Native: !p.opts.Stock, Authenticated: true,
 		SendControl: s.sendControl, Done: s.done, Counters: s.Counters,
 	}
 	if p.opts.Sealed {

@@ -195,6 +195,9 @@ func (s suite) comesUp(t *testing.T) {
 		if st.Encrypted != s.opts.Sealed || st.Why != "" || !st.Addr.IsValid() {
 			t.Errorf("state = %+v, want encrypted %v, an address, no reason", st, s.opts.Sealed)
 		}
+		if st.Authenticated != s.opts.Sealed {
+			t.Errorf("authenticated = %v, want %v: both ends know the password", st.Authenticated, s.opts.Sealed)
+		}
 		if want := defaultMTU - s.traits.Overhead(s.opts.Sealed); st.MTU != want {
 			t.Errorf("MTU = %d, want %d", st.MTU, want)
 		}
