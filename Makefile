@@ -7,6 +7,17 @@ FUZZTIME ?= 10s
 BENCH    ?= .
 MESHD_SOAK ?= 30m
 
+# make bench and make soak-traffic: see docs/benchmarks.md, or
+# `dist/bench -help` for what ONLY and MEASURES may be. STOCK_SLEEVE in the
+# environment names a script that starts a stock router, to be measured too.
+BENCHTIME ?= 3s
+ROUNDS    ?= 3
+WIDE      ?= 1
+ONLY      ?=
+MEASURES  ?=
+OUT       ?= dist/bench
+SOAKTIME  ?= 10m
+
 # A clone that git does not trust (another owner) cannot be stamped.
 BUILDVCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo auto || echo false)
 export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
@@ -15,10 +26,10 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
 CHECKS := SA*,S1*,U1000,ST1005,ST1008,ST1012,ST1017,ST1019
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race fuzz bench integration soak lint check clean
+.PHONY: help build demo test race fuzz microbench bench soak-traffic integration soak lint check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build ./meshd, a static binary
 	@.ci/need $(GO) certificates
@@ -39,9 +50,20 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@.ci/need $(GO) certificates
 	GO="$(GO)" .ci/fuzz $(FUZZTIME) $(PKG)
 
-bench: ## run the benchmarks that match BENCH (all)
+microbench: ## run the Go benchmarks that match BENCH (all)
 	@.ci/need $(GO) certificates
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem $(PKG)
+
+dist/bench: build
+	$(GO) build -trimpath -o $@ ./integration/bench
+.PHONY: dist/bench
+
+bench: dist/bench ## measure meshd beside other overlays (root; ONLY, ROUNDS, BENCHTIME, OUT)
+	@.ci/need iperf3 fastd? tincd? openvpn? nebula?
+	GO="$(GO)" dist/bench -time $(BENCHTIME) -rounds $(ROUNDS) -wide $(WIDE) -only '$(ONLY)' -measures '$(MEASURES)' -out '$(OUT)'
+
+soak-traffic: dist/bench ## carry checked traffic for SOAKTIME (10m) and see that nothing changes or leaks (root)
+	dist/bench -soak $(SOAKTIME) -only '$(ONLY)'
 
 integration: ## run whole daemons in network namespaces (root)
 	@.ci/need $(GO) certificates nft?
@@ -60,4 +82,4 @@ lint: ## check format, vet and staticcheck
 check: test lint ## what CI runs
 
 clean: ## remove what was built
-	rm -f meshd
+	rm -rf meshd dist

@@ -217,7 +217,7 @@ func sumOf(body []byte, name string) (sum float64, err error) {
 	found := false
 	for line := range strings.Lines(string(body)) {
 		rest, ok := strings.CutPrefix(line, name)
-		if !ok || rest[0] != ' ' && rest[0] != '{' {
+		if !ok || rest == "" || rest[0] != ' ' && rest[0] != '{' {
 			continue
 		}
 		v, err := strconv.ParseFloat(strings.TrimSpace(rest[strings.LastIndexByte(rest, ' ')+1:]), 64)
