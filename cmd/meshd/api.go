@@ -1,8 +1,10 @@
 package main
 
 import (
+	"net/netip"
 	"time"
 
+	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/tap"
@@ -45,6 +47,7 @@ type PortReport struct {
 	Bridge  string
 	Backend string // how the device was opened, say "offload" or "portable"
 	MTU     int    // of the device, bytes
+	Offload tap.Offload
 	State   tap.State
 	Stats   tap.Stats
 	Wide    []tap.WidePort // ports of the bridge with a larger MTU
@@ -54,7 +57,14 @@ type PortReport struct {
 type TransportReport struct {
 	Name    string
 	Listen  string // local socket address, "" where it has none
+	Sockets []SocketReport
 	Problem string // why it makes no paths, in words
+}
+
+// SocketReport is a UDP socket.
+type SocketReport struct {
+	Address netip.AddrPort // that it is bound to
+	Offload udp.Offload    // in force now
 }
 
 // ConfigReport is what a status says about the configuration.

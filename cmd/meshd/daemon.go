@@ -11,6 +11,7 @@ import (
 	"meshd/config"
 	"meshd/routing"
 	"meshd/routing/control"
+	"meshd/routing/measure"
 	"meshd/tap"
 	"meshd/transport"
 )
@@ -24,6 +25,8 @@ type daemon struct {
 	macs      *routing.MACTable
 	forwarder *routing.Forwarder
 	port      *tap.Port
+	sockets   *sockets
+	meter     *measure.Meter
 	stray     transport.Counters
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
@@ -39,20 +42,30 @@ func (d *daemon) Report() Report {
 	cfg := d.config()
 	snapshot, _ := d.mesh.Snapshot() // empty when the mesh has just ended
 	wide, _ := d.port.WidePorts()    // none where the bridge is gone, which State says
+	offload := d.port.Offload()
 	r := Report{
 		Version: buildVersion().Version, PID: os.Getpid(), Started: d.started,
 		Mesh: snapshot, MACs: slices.Collect(d.macs.All()), MACTable: d.macs.Stats(),
 		Forwarder: d.forwarder.Stats(),
 		Port: PortReport{
-			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: "portable",
+			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: backend(offload), Offload: offload,
 			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,
 		},
 		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
 	}
 	for _, name := range cfg.Transports {
-		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: transportListens(cfg, name)})
+		listen := transportListens(cfg, name)
+		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: listen, Sockets: d.sockets.report(listen)})
 	}
 	return r
+}
+
+// backend names how the port's device was opened.
+func backend(o tap.Offload) string {
+	if o.On {
+		return "offload"
+	}
+	return "portable"
 }
 
 func (d *daemon) config() config.Config {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/tap"
@@ -35,7 +36,7 @@ func healthyReport() Report {
 	sleeve := func(addr string, mtu int, rtt time.Duration, loss float64, tx, rx transport.FlowStats) []transport.PathStats {
 		return []transport.PathStats{{
 			Transport: "sleeve", Active: true, Tx: tx, Rx: rx,
-			State: transport.State{Up: true, MTU: mtu, RTT: rtt, Loss: loss, Addr: netip.MustParseAddrPort(addr), Encrypted: true},
+			State: transport.State{Up: true, MTU: mtu, RTT: rtt, Loss: loss, Addr: netip.MustParseAddrPort(addr), Encrypted: true, Authenticated: true},
 		}}
 	}
 	return Report{
@@ -93,13 +94,46 @@ func healthyReport() Report {
 			Drops: map[string]uint64{"too-big": 4, "no-route": 0},
 		},
 		Port: PortReport{
-			Device: "meshd0", Bridge: "weave", Backend: "portable", MTU: 1376,
+			Device: "meshd0", Bridge: "weave", Backend: "offload", MTU: 1376, Offload: tap.Offload{On: true, Features: []string{"csum", "tso4", "tso6"}, Why: "the kernel has no USO"},
 			State: tap.State{Joined: true, Since: now.Add(-time.Hour)},
 			Stats: tap.Stats{Read: tap.Count{Frames: 1203, Bytes: 1_500_180}, Written: tap.Count{Frames: 800, Bytes: 64_000}},
 		},
-		Transports: []TransportReport{{Name: "sleeve", Listen: ":6783"}},
-		Config:     ConfigReport{File: "/etc/meshd.yaml", PasswordBits: 80},
+		Transports: []TransportReport{{Name: "sleeve", Listen: ":6783", Sockets: []SocketReport{
+			{Address: netip.MustParseAddrPort("0.0.0.0:6783"), Offload: udp.Offload{GSO: true, GRO: true}},
+			{Address: netip.MustParseAddrPort("[::]:6783"), Offload: udp.Offload{GSO: true, Why: "runs were mangled"}},
+		}}},
+		Config: ConfigReport{File: "/etc/meshd.yaml", PasswordBits: 80},
 	}
+}
+
+// openReport is a mesh without a password: weave02 over punch, which is encrypted
+// all the same, and a stock router. Offloads are off.
+func openReport() Report {
+	r := healthyReport()
+	r.Mesh.Encrypted = false
+	for i := range r.Mesh.Connections {
+		r.Mesh.Connections[i].Encrypted = false
+		r.Mesh.Connections[i].Paths[0].State.Authenticated = false
+	}
+	native, stock := &r.Mesh.Connections[0], &r.Mesh.Connections[1]
+	standby := native.Paths[0]
+	standby.Active, standby.State.Encrypted = false, false
+	native.Transport, native.MTU = "punch", 1430
+	native.Paths[0].Transport, native.Paths[0].State.MTU = "punch", 1430
+	native.Paths[0].State.Addr = netip.MustParseAddrPort("10.142.130.17:6785")
+	native.Paths = append(native.Paths, standby)
+	stock.Paths[0].State.Encrypted = false
+	r.Port.Backend, r.Port.Offload = "portable", tap.Offload{Why: "off by tap.offload"}
+	off := udp.Offload{Why: "off by udp.offload"}
+	socket := func(addr string) []SocketReport {
+		return []SocketReport{{Address: netip.MustParseAddrPort(addr), Offload: off}}
+	}
+	r.Transports = []TransportReport{
+		{Name: "punch", Listen: ":6785", Sockets: socket("0.0.0.0:6785")},
+		{Name: "sleeve", Listen: ":6783", Sockets: socket("0.0.0.0:6783")},
+	}
+	r.Config.PasswordBits = 0
+	return r
 }
 
 // brokenReport has about everything wrong at once.
@@ -117,7 +151,7 @@ func brokenReport() Report {
 	down.Paths[0].State = transport.State{Loss: -1, Why: "no heartbeat was answered"}
 	stock := &m.Connections[1]
 	stock.Unsessioned = true
-	stock.MTU, stock.Paths[0].State.MTU, stock.Paths[0].State.Encrypted = 1200, 1200, false
+	stock.MTU, stock.Paths[0].State.MTU, stock.Paths[0].State.Encrypted, stock.Paths[0].State.Authenticated = 1200, 1200, false, false
 	m.Connections = append(m.Connections,
 		control.ConnectionSnapshot{Address: "10.0.0.9:6783", Outbound: true, State: control.StateFailed, Err: "connection refused", NextTry: now.Add(4 * time.Second)},
 		control.ConnectionSnapshot{Address: "10.0.0.7:6783", Outbound: true, State: control.StateFailed, Err: "no route to host", NextTry: now.Add(5 * time.Minute)},

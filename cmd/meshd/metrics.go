@@ -36,38 +36,42 @@ var (
 	descWeaveConnections  = describe("weave_connections", "Number of peer-to-peer connections.", weaveLabels...)
 	descWeaveTerminations = describe("weave_connection_terminations_total", "Number of peer-to-peer connections terminated.")
 
-	descInfo       = describe("meshd_info", "Version of the daemon; always 1.", "version", "goversion")
-	descPeers      = describe("meshd_peers", "Peers in the topology, this one included.")
-	descReachable  = describe("meshd_peers_reachable", "Peers that frames have a route to, this one included.")
-	descTargets    = describe("meshd_targets", "Configured peer addresses.")
-	descProblems   = describe("meshd_problems", "What `meshd status` names first, by severity.", "severity")
-	descMACs       = describe("meshd_mac_entries", "Entries of the MAC table.")
-	descMACEvents  = describe("meshd_mac_events_total", "What happened to the MAC table.", "event")
-	descPortJoined = describe("meshd_port_joined", "Whether our port is in the bridge.", "device", "bridge")
-	descPortMTU    = describe("meshd_port_mtu_bytes", "MTU of our port.", "device", "bridge")
-	descPortRepair = describe("meshd_port_repairs_total", "How often our port was joined to the bridge again.", "device", "bridge")
-	descPortDrops  = describe("meshd_port_drops_total", "Frames that our port dropped.", "device", "bridge", "reason")
-	descFwdFrames  = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
-	descFwdBytes   = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
-	descFwdDrops   = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")
+	descInfo          = describe("meshd_info", "Version of the daemon; always 1.", "version", "goversion")
+	descPeers         = describe("meshd_peers", "Peers in the topology, this one included.")
+	descReachable     = describe("meshd_peers_reachable", "Peers that frames have a route to, this one included.")
+	descTargets       = describe("meshd_targets", "Configured peer addresses.")
+	descProblems      = describe("meshd_problems", "What `meshd status` names first, by severity.", "severity")
+	descMACs          = describe("meshd_mac_entries", "Entries of the MAC table.")
+	descMACEvents     = describe("meshd_mac_events_total", "What happened to the MAC table.", "event")
+	descPortJoined    = describe("meshd_port_joined", "Whether our port is in the bridge.", "device", "bridge")
+	descPortMTU       = describe("meshd_port_mtu_bytes", "MTU of our port.", "device", "bridge")
+	descPortOffload   = describe("meshd_port_offload", "Whether super-frames cross our port.", "device", "bridge")
+	descSocketOffload = describe("meshd_socket_offload", "Whether a socket sends (gso) or reads (gro) runs of datagrams in one piece.", "transport", "address", "kind")
+	descPortRepair    = describe("meshd_port_repairs_total", "How often our port was joined to the bridge again.", "device", "bridge")
+	descPortDrops     = describe("meshd_port_drops_total", "Frames that our port dropped.", "device", "bridge", "reason")
+	descFwdFrames     = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
+	descFwdBytes      = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
+	descFwdDrops      = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")
 
-	descNeighbour  = describe("meshd_neighbour_connected_since_seconds", "Unix time at which the neighbour connected.", "peer", "nickname", "kind")
-	descControlRTT = describe("meshd_neighbour_control_rtt_seconds", "Round-trip time of the control connection, from the kernel.", peerLabels...)
-	descPathUp     = describe("meshd_path_up", "Whether the path works.", pathLabels...)
-	descPathActive = describe("meshd_path_active", "Whether frames use the path now.", pathLabels...)
-	descPathMTU    = describe("meshd_path_mtu_bytes", "Largest inner IP packet of the path; absent while unknown.", pathLabels...)
-	descPathRTT    = describe("meshd_path_rtt_seconds", "Round-trip time of the path's probes; absent while unknown.", pathLabels...)
-	descPathLoss   = describe("meshd_path_loss_ratio", "Share of probes lost lately; absent while unknown.", pathLabels...)
-	descFrames     = describe("meshd_path_frames_total", "Frames on the path.", flowLabels...)
-	descBytes      = describe("meshd_path_bytes_total", "Bytes of frames on the path.", flowLabels...)
-	descDatagrams  = describe("meshd_path_datagrams_total", "Datagrams on the path.", flowLabels...)
-	descDrops      = describe("meshd_path_drops_total", "Frames and datagrams dropped on the path.", dropLabels...)
+	descNeighbour         = describe("meshd_neighbour_connected_since_seconds", "Unix time at which the neighbour connected.", "peer", "nickname", "kind")
+	descControlRTT        = describe("meshd_neighbour_control_rtt_seconds", "Round-trip time of the control connection, from the kernel.", peerLabels...)
+	descPathUp            = describe("meshd_path_up", "Whether the path works.", pathLabels...)
+	descPathActive        = describe("meshd_path_active", "Whether frames use the path now.", pathLabels...)
+	descPathEncrypted     = describe("meshd_path_encrypted", "Whether frames on the path are encrypted.", pathLabels...)
+	descPathAuthenticated = describe("meshd_path_authenticated", "Whether only who knows the password can be at the other end of the path.", pathLabels...)
+	descPathMTU           = describe("meshd_path_mtu_bytes", "Largest inner IP packet of the path; absent while unknown.", pathLabels...)
+	descPathRTT           = describe("meshd_path_rtt_seconds", "Round-trip time of the path's probes; absent while unknown.", pathLabels...)
+	descPathLoss          = describe("meshd_path_loss_ratio", "Share of probes lost lately; absent while unknown.", pathLabels...)
+	descFrames            = describe("meshd_path_frames_total", "Frames on the path.", flowLabels...)
+	descBytes             = describe("meshd_path_bytes_total", "Bytes of frames on the path.", flowLabels...)
+	descDatagrams         = describe("meshd_path_datagrams_total", "Datagrams on the path.", flowLabels...)
+	descDrops             = describe("meshd_path_drops_total", "Frames and datagrams dropped on the path.", dropLabels...)
 
 	allDescs = []*prometheus.Desc{
 		descWeaveConnections, descWeaveTerminations,
 		descInfo, descPeers, descReachable, descTargets, descProblems, descMACs, descMACEvents,
-		descPortJoined, descPortMTU, descPortRepair, descPortDrops, descFwdFrames, descFwdBytes, descFwdDrops,
-		descNeighbour, descControlRTT, descPathUp, descPathActive, descPathMTU, descPathRTT, descPathLoss,
+		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descFwdFrames, descFwdBytes, descFwdDrops,
+		descNeighbour, descControlRTT, descPathUp, descPathActive, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathLoss,
 		descFrames, descBytes, descDatagrams, descDrops,
 	}
 )
@@ -154,6 +158,13 @@ func (m emitter) data(s *Status) {
 	m.counter(descMACEvents, s.MACTable.Unlearned, "unlearned")
 	m.counter(descMACEvents, s.MACTable.Flapping, "flapping")
 	m.gauge(descPortJoined, float64(toInt(s.Port.Joined)), s.Port.Device, s.Port.Bridge)
+	m.gauge(descPortOffload, float64(toInt(s.Port.Offload.On)), s.Port.Device, s.Port.Bridge)
+	for _, t := range s.Transports {
+		for _, so := range t.Sockets {
+			m.gauge(descSocketOffload, float64(toInt(so.Offload.GSO)), t.Name, so.Address, "gso")
+			m.gauge(descSocketOffload, float64(toInt(so.Offload.GRO)), t.Name, so.Address, "gro")
+		}
+	}
 	if s.Port.MTU != nil {
 		m.gauge(descPortMTU, float64(*s.Port.MTU), s.Port.Device, s.Port.Bridge)
 	}
@@ -206,6 +217,8 @@ func (m emitter) path(c *Connection, p *Path) {
 	labels := []string{c.Name, c.NickName, p.Transport}
 	m.gauge(descPathUp, float64(toInt(p.Up)), labels...)
 	m.gauge(descPathActive, float64(toInt(p.Active)), labels...)
+	m.gauge(descPathEncrypted, float64(toInt(p.Encrypted)), labels...)
+	m.gauge(descPathAuthenticated, float64(toInt(p.Authenticated)), labels...)
 	if p.MTU != nil {
 		m.gauge(descPathMTU, float64(*p.MTU), labels...)
 	}

@@ -42,6 +42,10 @@ func TestMetrics(t *testing.T) {
 			`meshd_forwarder_frames_total{way="from-port"} 1203`,
 			`meshd_forwarder_drops_total{reason="too-big"} 4`,
 			`meshd_path_up` + peer2 + ` 1`, `meshd_path_active` + peer2 + ` 1`,
+			`meshd_path_encrypted` + peer2 + ` 1`, `meshd_path_authenticated` + peer2 + ` 1`,
+			`meshd_port_offload{bridge="weave",device="meshd0"} 1`,
+			`meshd_socket_offload{address="[::]:6783",kind="gso",transport="sleeve"} 1`,
+			`meshd_socket_offload{address="[::]:6783",kind="gro",transport="sleeve"} 0`,
 			`meshd_path_mtu_bytes` + peer2 + ` 1414`, `meshd_path_rtt_seconds` + peer2 + ` 0.00043`, `meshd_path_loss_ratio` + peer2 + ` 0`,
 			`meshd_path_frames_total{direction="tx",nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"} 1200`,
 			`meshd_path_bytes_total{direction="rx",nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"} 64000`,
@@ -60,6 +64,12 @@ func TestMetrics(t *testing.T) {
 			`meshd_problems{severity="error"} 3`,
 			`meshd_port_joined{bridge="weave",device="meshd0"} 0`,
 		}, []string{`meshd_path_mtu_bytes` + peer2}},
+		{"open", openReport(), []string{
+			`meshd_path_encrypted{nickname="weave02",peer="02:00:00:00:00:02",transport="punch"} 1`,
+			`meshd_path_authenticated{nickname="weave02",peer="02:00:00:00:00:02",transport="punch"} 0`,
+			`meshd_path_encrypted{nickname="weave03",peer="02:00:00:00:00:03",transport="sleeve"} 0`,
+			`meshd_port_offload{bridge="weave",device="meshd0"} 0`,
+		}, nil},
 		{"empty", Report{}, []string{`weave_connection_terminations_total 0`, `meshd_peers 0`}, []string{"meshd_path_", "meshd_port_mtu_bytes"}},
 	}
 	for _, tt := range tests {

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// portTaken explains an error of opening a socket: a taken port's names the
-// process that has it, if that can be seen.
-func portTaken(err error, listen, protocol string) error {
+// portTaken explains an error of opening a socket for the setting named key: a
+// taken port's names the process that has it, if that can be seen.
+func portTaken(err error, key, listen, protocol string) error {
 	if !errors.Is(err, unix.EADDRINUSE) {
 		return err
 	}
@@ -27,8 +27,8 @@ func portTaken(err error, listen, protocol string) error {
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
 		by = portOwner(uint16(n), protocol)
 	}
-	return fmt.Errorf("%s port %s is taken%s: end that process or set listen to another port: %w",
-		strings.ToUpper(protocol), port, by, err)
+	return fmt.Errorf("%s port %s is taken%s: end that process or set %s to another port: %w",
+		strings.ToUpper(protocol), port, by, key, err)
 }
 
 // portOwner finds the process that has a port: " by NAME (pid N)", or nothing.

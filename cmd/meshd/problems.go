@@ -248,7 +248,7 @@ func (f *findings) macs(s *Status) {
 
 func (f *findings) encryption(s *Status, c ConfigReport) {
 	if !s.PasswordSet {
-		f.add(Warning, "unencrypted", "UNENCRYPTED: no password is set (password_file), so anyone who reaches the control port may join, and frames can be read on the way")
+		f.noPassword(s)
 		return
 	}
 	if c.PasswordBits > 0 && c.PasswordBits < wantedPasswordBits {
@@ -256,10 +256,41 @@ func (f *findings) encryption(s *Status, c ConfigReport) {
 			c.PasswordBits, wantedPasswordBits)
 	}
 	for i := range s.Connections {
-		if p := s.Connections[i].activePath(); p != nil && !p.Encrypted {
-			f.add(Note, "plain-path", "frames to %s(%s) are not encrypted: both ends trust each other's subnet",
-				s.Connections[i].Name, s.Connections[i].NickName)
+		c := &s.Connections[i]
+		switch p := c.activePath(); {
+		case p == nil:
+		case !p.Encrypted:
+			f.add(Note, "plain-path", "frames to %s(%s) are not encrypted: both ends trust each other's subnet", c.Name, c.NickName)
+		case !p.Authenticated:
+			f.add(Warning, "unauthenticated-path", "UNAUTHENTICATED: frames to %s(%s) are encrypted, but it did not prove that it knows the password",
+				c.Name, c.NickName)
 		}
+	}
+}
+
+// noPassword says how far the frames of an open mesh are safe.
+func (f *findings) noPassword(s *Status) {
+	const join = "no password is set (password_file), so anyone who reaches the control port may join"
+	var plain []string
+	encrypted := 0
+	for i := range s.Connections {
+		c := &s.Connections[i]
+		switch p := c.activePath(); {
+		case p == nil:
+		case p.Encrypted:
+			encrypted++
+		default:
+			plain = append(plain, c.Name+"("+c.NickName+")")
+		}
+	}
+	switch {
+	case encrypted == 0:
+		f.add(Warning, "unencrypted", "UNENCRYPTED: "+join+", and frames can be read on the way")
+	case len(plain) == 0:
+		f.add(Warning, "unauthenticated", "UNAUTHENTICATED: "+join+" or stand in between; frames are encrypted")
+	default:
+		f.add(Warning, "unencrypted", "UNENCRYPTED: "+join+", and frames to %s can be read on the way; to %s they are encrypted",
+			strings.Join(plain, ", "), count(encrypted, "other neighbour"))
 	}
 }
 

@@ -16,9 +16,9 @@ import (
 
 	"meshd/config"
 	"meshd/internal/frame"
-	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
+	"meshd/routing/measure"
 	"meshd/tap"
 	"meshd/transport"
 )
@@ -75,9 +75,13 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	}
 	tcp, err := control.ListenTCP(ctx, cfg.Listen)
 	if err != nil {
-		return portTaken(err, cfg.Listen, "tcp")
+		return portTaken(err, "listen", cfg.Listen, "tcp")
 	}
 	defer tcp.Close()
+	offload, err := udpOffload(cfg.UDP.Offload, probeSockets)
+	if err != nil {
+		return err
+	}
 	port, err := tap.Open(tap.Config{
 		Bridge: cfg.Bridge.Name, MTU: cfg.Bridge.MTU, CreateBridge: cfg.Bridge.Create,
 		Device: cfg.TAP.Name, Offload: string(cfg.TAP.Offload), PeerName: name, Log: log,
@@ -88,29 +92,29 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	defer func() { err = errors.Join(err, port.Close()) }()
 
 	macs := routing.NewMACTable(routing.MACConfig{Self: name})
-	forwarder := routing.NewForwarder(routing.Config{Self: name, Port: port, MACs: macs, Log: log})
-	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, macs: macs, forwarder: forwarder, port: port}
-	// Each socket turns off what the kernel does not have.
-	offload := udp.Offload{GSO: cfg.UDP.Offload != config.Off, GRO: cfg.UDP.Offload != config.Off}
-	shared, err := openMux(cfg, offload, log)
+	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, macs: macs, port: port, sockets: newSockets(offload, log)}
+	d.meter = measure.New(measure.Config{Self: name, Send: d.originate, Tell: d.tellMeter})
+	d.forwarder = routing.NewForwarder(routing.Config{Self: name, Port: port, MACs: macs, Local: d.meter.Take, Log: log})
+	shared, err := openMux(cfg, d.sockets, log)
 	if err != nil {
-		return portTaken(err, cfg.UDP.Listen, "udp")
+		return err
 	}
 	if shared != nil {
 		defer shared.Close()
 	}
 	transports, err := openTransports(transportDeps{
-		cfg: cfg, self: name, deliver: forwarder.FromLinks, mux: shared, offload: offload, stray: &d.stray, log: log,
+		cfg: cfg, self: name, deliver: d.forwarder.FromLinks, mux: shared, sockets: d.sockets, stray: &d.stray, log: log,
 	})
 	if err != nil {
-		return portTaken(err, cfg.Listen, "udp")
+		return err
 	}
 	set := transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
 	memory := newMemory(cfg.StateDir, log)
 	d.mesh, err = control.New(control.Config{
 		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
 		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: []control.Carrier{tcp},
-		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: forwarder.SetFIB,
+		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: d.forwarder.SetFIB,
+		Channels:   map[string]func(frame.PeerName, []byte){measure.Channel: d.meter.Told},
 		ForgetMACs: func(peers []frame.PeerName) { macs.Forget(peers...) },
 		Remembered: memory.load(), Remember: memory.save, Log: log,
 	})
@@ -120,7 +124,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return port.Run(ctx, forwarder.FromPort) })
+	g.Go(func() error { return port.Run(ctx, d.forwarder.FromPort) })
 	if shared != nil {
 		g.Go(func() error { return shared.Run(ctx) })
 	}

@@ -3,7 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+
+	"meshd/tap"
 )
 
 // What the commands print of a Status. The layouts of weave are in weave.go.
@@ -23,10 +26,16 @@ func printStatus(w io.Writer, s *Status) error {
 	line("Device", "%s", orUnknown(s.Port.Device))
 	line("Bridge", "%s (%s)", orUnknown(s.Port.Bridge), joinedWord(s.Port.Joined))
 	line("MTU", "%s", figure(s.Port.MTU))
+	line("Offload", "%s", portOffload(s.Port.Offload))
 	line("MACs", "%d", len(s.MACs))
 	b.WriteString("\n")
 	line("Service", "transports")
 	line("Order", "%s", orNone(each(s.Transports, func(t TransportView) string { return t.Name })))
+	for _, t := range s.Transports {
+		if len(t.Sockets) > 0 {
+			line("Offload", "%s %s", t.Name, socketsText(t.Sockets))
+		}
+	}
 	line("Paths", "%s", pathCounts(s))
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -163,25 +172,29 @@ func nicknames(s *Status) map[string]string {
 
 // printTransports writes one line per configured transport.
 func printTransports(w io.Writer, s *Status) error {
-	t := newTable(">ORDER", "TRANSPORT", "LISTEN", ">PATHS", ">UP", ">IN USE", ">TX", ">RX", "PROBLEM")
-	for i, tr := range s.Transports {
-		var paths, up, active int
-		var tx, rx uint64
-		for j := range s.Connections {
-			for _, p := range s.Connections[j].Paths {
-				if p.Transport != tr.Name {
-					continue
-				}
-				paths++
-				up += toInt(p.Up)
-				active += toInt(p.Active)
-				tx, rx = tx+p.Tx.Bytes, rx+p.Rx.Bytes
-			}
-		}
-		t.row(fmt.Sprint(i+1), tr.Name, orUnknown(tr.Listen), fmt.Sprint(paths), fmt.Sprint(up), fmt.Sprint(active),
-			humanBytes(tx), humanBytes(rx), tr.Problem)
+	t := newTable(">ORDER", "TRANSPORT", "LISTEN", ">PATHS", ">UP", "ENC", ">IN USE", ">TX", ">RX", "OFFLOAD", "PROBLEM")
+	for i := range s.Transports {
+		v := &s.Transports[i]
+		t.row(fmt.Sprint(v.Order), v.Name, orUnknown(v.Listen), fmt.Sprint(v.Paths), fmt.Sprint(v.Up),
+			orUnknown(encryptionOf(s, v.Name)), fmt.Sprint(v.InUse), humanBytes(v.TxBytes), humanBytes(v.RxBytes),
+			socketsText(v.Sockets), v.Problem)
 	}
 	return t.write(w)
+}
+
+// encryptionOf lists what the paths over a transport that are up have.
+func encryptionOf(s *Status, transport string) string {
+	var words []string
+	for i := range s.Connections {
+		for j := range s.Connections[i].Paths {
+			p := &s.Connections[i].Paths[j]
+			if word := encryptionWord(p); p.Transport == transport && p.Up && !slices.Contains(words, word) {
+				words = append(words, word)
+			}
+		}
+	}
+	slices.Sort(words)
+	return strings.Join(words, ",")
 }
 
 func toInt(b bool) int {
@@ -234,10 +247,56 @@ func pathState(p *Path) string {
 // encryptionWord is unknown for a path that is not up: it may be negotiated yet.
 func encryptionWord(p *Path) string {
 	switch {
+	case p.Encrypted && p.Up && !p.Authenticated:
+		return unauthenticated
 	case p.Encrypted:
 		return "yes"
 	case p.Up:
 		return "no"
 	}
 	return unknown
+}
+
+// unauthenticated is how a path is called that is encrypted, to whoever is at the
+// other end.
+const unauthenticated = "UNAUTHENTICATED"
+
+// portOffload says what the port leaves to the kernel, and why not more.
+func portOffload(o tap.Offload) string {
+	if !o.On {
+		return because("off", o.Why)
+	}
+	return because(strings.Join(append([]string{"on"}, o.Features...), " "), o.Why)
+}
+
+// socketsText says what sockets leave to the kernel, once where all do the same.
+func socketsText(sockets []Socket) string {
+	var texts []string
+	for _, s := range sockets {
+		if text := socketOffload(s.Offload); !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
+func socketOffload(o SocketOffload) string {
+	text := "off"
+	switch {
+	case o.GSO && o.GRO:
+		text = "on"
+	case o.GSO:
+		text = "sending"
+	case o.GRO:
+		text = "reading"
+	}
+	return because(text, o.Why)
+}
+
+// because adds a reason, which may say the word itself.
+func because(word, why string) string {
+	if strings.HasPrefix(why, word+" ") {
+		return why
+	}
+	return word + parenthesized("", why, "")
 }

@@ -21,7 +21,7 @@ type transportDeps struct {
 	self    frame.PeerName
 	deliver frame.Handler
 	mux     *mux.Mux // nil where no configured transport shares it
-	offload udp.Offload
+	sockets *sockets
 	stray   *transport.Counters // what no neighbour sent
 	log     *slog.Logger
 }
@@ -37,7 +37,14 @@ var transportMakers = []struct {
 		return punch.New(punch.Config{Mux: d.mux, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
 	}},
 	{"sleeve", false, func(d transportDeps) (transport.Transport, error) {
-		return sleeve.New(sleeve.Config{Listen: d.cfg.Listen, Offload: d.offload, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
+		conns, err := d.sockets.listen("listen", d.cfg.Listen)
+		if err != nil {
+			return nil, err
+		}
+		return sleeve.New(sleeve.Config{
+			Sockets: each(conns, func(c *udp.Conn) sleeve.PacketConn { return c }),
+			Local:   d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log,
+		})
 	}},
 }
 
@@ -60,22 +67,15 @@ func transportListens(cfg config.Config, name string) string {
 }
 
 // openMux opens the port that transports share; nil where none does.
-func openMux(cfg config.Config, o udp.Offload, log *slog.Logger) (*mux.Mux, error) {
+func openMux(cfg config.Config, s *sockets, log *slog.Logger) (*mux.Mux, error) {
 	if !slices.ContainsFunc(cfg.Transports, transportShares) {
 		return nil, nil
 	}
-	conns, err := udp.ListenPort(cfg.UDP.Listen, o)
+	conns, err := s.listen("udp.listen", cfg.UDP.Listen)
 	if err != nil {
 		return nil, err
 	}
-	var sockets []mux.Socket
-	for _, c := range conns {
-		c.OnOffload(func(o udp.Offload) {
-			log.Warn("socket offload changed", "addr", c.LocalAddr(), "gso", o.GSO, "gro", o.GRO, "why", o.Why)
-		})
-		sockets = append(sockets, c)
-	}
-	return mux.New(sockets, log)
+	return mux.New(each(conns, func(c *udp.Conn) mux.Socket { return c }), log)
 }
 
 // transportNames are the names that a configuration may use.

@@ -81,18 +81,20 @@ type Connection struct {
 
 // Path is one way to a neighbour.
 type Path struct {
-	Transport string              `json:"transport"`
-	Active    bool                `json:"active"`
-	Up        bool                `json:"up"`
-	Why       string              `json:"why,omitempty"` // what is missing, where not up
-	Address   string              `json:"address,omitempty"`
-	Encrypted bool                `json:"encrypted"`
-	MTU       *int                `json:"mtu"`
-	RTT       *float64            `json:"rtt_ms"`
-	RTTSource string              `json:"rtt_source,omitempty"` // probe or tcp_info
-	Loss      *float64            `json:"loss"`                 // 0 to 1
-	Tx        transport.FlowStats `json:"tx"`
-	Rx        transport.FlowStats `json:"rx"`
+	Transport string `json:"transport"`
+	Active    bool   `json:"active"`
+	Up        bool   `json:"up"`
+	Why       string `json:"why,omitempty"` // what is missing, where not up
+	Address   string `json:"address,omitempty"`
+	Encrypted bool   `json:"encrypted"`
+	// Authenticated: only who knows the password can be at the other end.
+	Authenticated bool                `json:"authenticated"`
+	MTU           *int                `json:"mtu"`
+	RTT           *float64            `json:"rtt_ms"`
+	RTTSource     string              `json:"rtt_source,omitempty"` // probe or tcp_info
+	Loss          *float64            `json:"loss"`                 // 0 to 1
+	Tx            transport.FlowStats `json:"tx"`
+	Rx            transport.FlowStats `json:"rx"`
 }
 
 // Peer is one entry of the topology.
@@ -157,6 +159,7 @@ type Port struct {
 	Device  string            `json:"device"`
 	Bridge  string            `json:"bridge"`
 	Backend string            `json:"backend,omitempty"`
+	Offload tap.Offload       `json:"offload"`
 	MTU     *int              `json:"mtu"`
 	Joined  bool              `json:"joined"`
 	Problem string            `json:"problem,omitempty"` // why not joined
@@ -170,9 +173,34 @@ type Port struct {
 
 // TransportView is one transport that is configured.
 type TransportView struct {
-	Name    string `json:"name"`
-	Listen  string `json:"listen,omitempty"`
-	Problem string `json:"problem,omitempty"`
+	Order   int      `json:"order"` // 1 is the most preferred
+	Name    string   `json:"name"`
+	Listen  string   `json:"listen,omitempty"`
+	Sockets []Socket `json:"sockets"`
+	// Paths counts all paths over the transport; of those Up work, of which
+	// Encrypted and Authenticated are, and InUse carry frames now.
+	Paths         int    `json:"paths"`
+	Up            int    `json:"up"`
+	Encrypted     int    `json:"encrypted"`
+	Authenticated int    `json:"authenticated"`
+	InUse         int    `json:"in_use"`
+	TxBytes       uint64 `json:"tx_bytes"` // of frames, of all paths
+	RxBytes       uint64 `json:"rx_bytes"`
+	Problem       string `json:"problem,omitempty"`
+}
+
+// Socket is a UDP socket of a transport.
+type Socket struct {
+	Address string        `json:"address"`
+	Offload SocketOffload `json:"offload"`
+}
+
+// SocketOffload says what a socket leaves to the kernel: sending (gso) and reading
+// (gro) runs of datagrams in one piece.
+type SocketOffload struct {
+	GSO bool   `json:"gso"`
+	GRO bool   `json:"gro"`
+	Why string `json:"why,omitempty"` // where one of them is off
 }
 
 // newStatus makes the view of r as of now.
@@ -196,10 +224,8 @@ func newStatus(r Report, now time.Time) Status {
 		MACTable:  MACTable(r.MACTable),
 		Forwarder: r.Forwarder,
 		Port:      newPort(r.Port),
-		Transports: each(r.Transports, func(t TransportReport) TransportView {
-			return TransportView{Name: t.Name, Listen: t.Listen, Problem: clean(t.Problem)}
-		}),
 	}
+	s.Transports = newTransports(r.Transports, s.Connections)
 	s.MACs = newMACs(r, s.Peers)
 	s.Problems = problems(&s, r.Config)
 	return s
@@ -230,7 +256,7 @@ func newConnection(c control.ConnectionSnapshot) Connection {
 func newPath(p transport.PathStats, native bool, tcpRTT time.Duration) Path {
 	st := p.State
 	v := Path{
-		Transport: p.Transport, Active: p.Active, Up: st.Up, Encrypted: st.Encrypted,
+		Transport: p.Transport, Active: p.Active, Up: st.Up, Encrypted: st.Encrypted, Authenticated: st.Authenticated,
 		MTU: known(st.MTU), Tx: p.Tx, Rx: p.Rx,
 	}
 	if !st.Up {
@@ -301,7 +327,7 @@ func newMACs(r Report, peers []Peer) []MAC {
 
 func newPort(p PortReport) Port {
 	v := Port{
-		Device: p.Device, Bridge: p.Bridge, Backend: p.Backend, MTU: known(p.MTU),
+		Device: p.Device, Bridge: p.Bridge, Backend: p.Backend, Offload: p.Offload, MTU: known(p.MTU),
 		Joined: p.State.Joined, Since: known(p.State.Since), Repairs: p.State.Repairs,
 		Read: p.Stats.Read, Written: p.Stats.Written, Drops: p.Stats.Drops,
 		Wide: p.Wide,
@@ -310,6 +336,38 @@ func newPort(p PortReport) Port {
 		v.Problem = clean(p.State.Why)
 	}
 	return v
+}
+
+// newTransports counts what each transport's paths do.
+func newTransports(reports []TransportReport, conns []Connection) []TransportView {
+	out := make([]TransportView, 0, len(reports))
+	for i, t := range reports {
+		v := TransportView{
+			Order: i + 1, Name: t.Name, Listen: t.Listen, Problem: clean(t.Problem),
+			Sockets: each(t.Sockets, func(s SocketReport) Socket {
+				return Socket{Address: s.Address.String(), Offload: SocketOffload(s.Offload)}
+			}),
+		}
+		for j := range conns {
+			for k := range conns[j].Paths {
+				if p := &conns[j].Paths[k]; p.Transport == t.Name {
+					v.count(p)
+				}
+			}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// count adds one path.
+func (v *TransportView) count(p *Path) {
+	v.Paths++
+	v.Up += toInt(p.Up)
+	v.Encrypted += toInt(p.Up && p.Encrypted)
+	v.Authenticated += toInt(p.Up && p.Authenticated)
+	v.InUse += toInt(p.Active)
+	v.TxBytes, v.RxBytes = v.TxBytes+p.Tx.Bytes, v.RxBytes+p.Rx.Bytes
 }
 
 // kindOf names the software of a neighbour.

@@ -169,7 +169,10 @@ func newWeaveConnection(s *Status, c *Connection) weaveConnection {
 		w.Attrs["mtu"] = *c.MTU
 	}
 	w.Info = fmt.Sprintf("%-6s %s(%s)", overlay, c.Name, c.NickName)
+	p := c.activePath()
 	switch {
+	case encrypted && p != nil && !p.Authenticated:
+		w.Info = unauthenticated + " " + w.Info
 	case encrypted:
 		w.Info = fmt.Sprintf("%-11s %s", "encrypted", w.Info)
 	case s.PasswordSet:

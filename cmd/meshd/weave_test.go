@@ -127,11 +127,16 @@ func TestWeaveConnectionEncryption(t *testing.T) {
 	}
 
 	m.Connections[0].Address, m.Connections[0].MTU = "10.9.9.2:44829", 1414
-	m.Connections[0].Paths[0].State.Encrypted = true
+	m.Connections[0].Paths[0].State.Encrypted, m.Connections[0].Paths[0].State.Authenticated = true, true
 	// As weave protocol section 8.3 has it, blanks between the attributes and all.
 	want := "<- 10.9.9.2:44829        established encrypted   sleeve 02:00:00:00:00:02(host2) encrypted=truemtu=1414\n"
 	if got := connectionsText(m); got != want {
 		t.Errorf("encrypted: got %q, want %q", got, want)
+	}
+	m.Connections[0].Paths[0].State.Authenticated = false
+	want = strings.Replace(want, "encrypted   sleeve", "UNAUTHENTICATED sleeve", 1)
+	if got := connectionsText(m); got != want {
+		t.Errorf("unauthenticated: got %q, want %q", got, want)
 	}
 }
 
