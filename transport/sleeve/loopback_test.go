@@ -7,10 +7,12 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/udp"
 	"meshd/transport"
 	"meshd/transport/transporttest"
 )
@@ -24,15 +26,19 @@ type loopNode struct {
 	path transport.Path
 	got  chan frame.Packet
 	up   chan transport.State // the newest state; holds one
+
+	discard atomic.Bool // what comes is only counted
+	frames  atomic.Int64
+	more    chan struct{} // the reader says that frames has grown; holds one
 }
 
 // newLoop connects two transports over the loopback device.
-func newLoop(t *testing.T, host string, key *[32]byte) (a, b *loopNode) {
+func newLoop(t testing.TB, host string, key *[32]byte, o udp.Offload) (a, b *loopNode) {
 	t.Helper()
 	nodes := [2]*loopNode{}
 	for i, name := range []frame.PeerName{host1, host2} {
-		n := &loopNode{got: make(chan frame.Packet, 1<<16), up: make(chan transport.State, 1)}
-		tr, err := New(Config{Listen: net.JoinHostPort(host, "0"), Local: name, Deliver: n.take})
+		n := &loopNode{got: make(chan frame.Packet, 1<<16), up: make(chan transport.State, 1), more: make(chan struct{}, 1)}
+		tr, err := New(Config{Listen: net.JoinHostPort(host, "0"), Offload: o, Local: name, Deliver: n.take})
 		if err != nil {
 			t.Skipf("no socket on %s: %v", host, err)
 		}
@@ -69,6 +75,14 @@ func newLoop(t *testing.T, host string, key *[32]byte) (a, b *loopNode) {
 }
 
 func (n *loopNode) take(batch []frame.Packet) {
+	n.frames.Add(int64(len(batch)))
+	if n.discard.Load() {
+		select {
+		case n.more <- struct{}{}:
+		default: // it will look anyway
+		}
+		return
+	}
 	for _, p := range batch {
 		p.Frame.Data = bytes.Clone(p.Frame.Data)
 		n.got <- p
@@ -84,7 +98,7 @@ func (n *loopNode) report(s transport.State) {
 }
 
 // await waits for a state.
-func (n *loopNode) await(t *testing.T, what string, ok func(transport.State) bool) {
+func (n *loopNode) await(t testing.TB, what string, ok func(transport.State) bool) {
 	t.Helper()
 	over := time.After(deadline)
 	for {
@@ -106,7 +120,7 @@ func TestLoopback(t *testing.T) {
 		overhead int
 	}{{"127.0.0.1", nil, 62}, {"127.0.0.1", &[32]byte{1}, 86}, {"::1", nil, 82}, {"::1", &[32]byte{1}, 106}} {
 		t.Run(fmt.Sprintf("%s/sealed %v", tt.host, tt.key != nil), func(t *testing.T) {
-			a, b := newLoop(t, tt.host, tt.key)
+			a, b := newLoop(t, tt.host, tt.key, udp.Offload{})
 			for _, n := range []*loopNode{a, b} {
 				n.await(t, "up with the MTU of the loopback device", func(s transport.State) bool {
 					return s.Up && s.MTU == 65535-tt.overhead && s.RTT > 0
@@ -137,6 +151,50 @@ func TestLoopback(t *testing.T) {
 	}
 }
 
+// Super-frames go through real sockets as runs, and come out as their segments.
+func TestLoopbackOffload(t *testing.T) {
+	for _, o := range []udp.Offload{{}, udp.Probe()} {
+		for _, key := range []*[32]byte{nil, {1}} {
+			t.Run(fmt.Sprintf("GSO %v, GRO %v, sealed %v", o.GSO, o.GRO, key != nil), func(t *testing.T) {
+				a, b := newLoop(t, "127.0.0.1", key, o)
+				for _, n := range []*loopNode{a, b} {
+					n.await(t, "up with an MTU", func(s transport.State) bool { return s.Up && s.MTU > 9000 })
+				}
+				for i := range uint64(10) {
+					for _, f := range []frame.Frame{
+						transporttest.TCP(i, 65000, 1386, false), transporttest.TCP(i, 65000, 8900, true),
+						transporttest.UDP(i, 30000, 1000, i%2 == 0), transporttest.TCP(i, 100, 0, false),
+					} {
+						b.takes(t, a, f)
+					}
+				}
+			})
+		}
+	}
+}
+
+// takes sends a frame from the other end and waits for its segments.
+func (n *loopNode) takes(t *testing.T, from *loopNode, f frame.Frame) {
+	t.Helper()
+	if err := from.path.Send(frame.Packet{Src: host1, Dst: host2, Frame: f}); err != nil {
+		t.Fatal(err)
+	}
+	if err := from.path.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	over := time.After(deadline)
+	for i, want := range transporttest.Segments(f) {
+		select {
+		case got := <-n.got:
+			if !bytes.Equal(got.Frame.Data, want) {
+				t.Fatalf("segment %d came as %d bytes, want %d others", i, len(got.Frame.Data), len(want))
+			}
+		case <-over:
+			t.Fatalf("segment %d of %d bytes did not come", i, len(want))
+		}
+	}
+}
+
 func TestListen(t *testing.T) {
 	tr, err := New(Config{Listen: ":0", Local: host1, Deliver: ignore})
 	if err != nil {
@@ -164,5 +222,46 @@ func TestListen(t *testing.T) {
 	}
 	if err := tr.Close(); err != nil {
 		t.Errorf("Close again = %v", err)
+	}
+}
+
+// BenchmarkLoopback sends super-frames through real sockets, of which at most
+// window are under way.
+func BenchmarkLoopback(b *testing.B) {
+	const window = 8
+	for _, bm := range []struct {
+		name string
+		key  *[32]byte
+		o    udp.Offload
+	}{
+		{"plain, no offload", nil, udp.Offload{}}, {"plain", nil, udp.Probe()},
+		{"sealed, no offload", &[32]byte{1}, udp.Offload{}}, {"sealed", &[32]byte{1}, udp.Probe()},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			from, to := newLoop(b, "127.0.0.1", bm.key, bm.o)
+			to.discard.Store(true)
+			from.await(b, "up with an MTU", func(s transport.State) bool { return s.Up && s.MTU > 9000 })
+			pk := frame.Packet{Src: host1, Dst: host2, Frame: transporttest.TCP(1, 65000, 1386, false)}
+			segments := int64(len(transporttest.Segments(pk.Frame)))
+			sent := to.frames.Load()
+			lost := time.NewTimer(time.Minute)
+			defer lost.Stop()
+			b.SetBytes(int64(len(pk.Frame.Data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := from.path.Send(pk); err != nil {
+					b.Fatal(err)
+				}
+				_ = from.path.Flush()
+				sent += segments
+				for to.frames.Load() < sent-window*segments {
+					select {
+					case <-to.more:
+					case <-lost.C:
+						b.Fatalf("%d segments did not come", sent-to.frames.Load())
+					}
+				}
+			}
+		})
 	}
 }
