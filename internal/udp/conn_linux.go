@@ -22,10 +22,14 @@ type Conn struct {
 	writers sync.Pool // of *writer
 	zones   zones
 
-	opened    Offload // as it was at first
-	judge     judge   // of the reader's goroutine
-	onOffload func(Offload)
-	onTooBig  func(dst netip.AddrPort, mtu int)
+	refusals  refusals
+	troubled  atomic.Bool                       // there may be something in the error queue
+	onTooBig  func(dst netip.AddrPort, mtu int) // set before reading
+	onOffload func(Offload)                     // set before reading
+
+	judging sync.Mutex // guards judge; held while the socket's option is set
+	judge   judge
+	opened  Offload // what Listen got; not changed
 
 	closed atomic.Bool
 	mu     sync.RWMutex // read-locked while a descriptor is used, locked to close them
@@ -63,9 +67,8 @@ func listen(addr netip.AddrPort, o Offload) (_ *Conn, err error) {
 	if err := c.bind(addr); err != nil {
 		return nil, err
 	}
-	o = offload(c.df, c.plain, o)
-	c.opened = o
-	c.offload.Store(&o)
+	c.opened = offload(c.df, c.plain, o)
+	c.offload.Store(&c.opened)
 	return c, nil
 }
 

@@ -2,73 +2,111 @@ package udp
 
 import "time"
 
-// Verdict is what became of the datagrams of one batch that was read. Only those
-// are counted that came from the address at which their peer last authenticated:
-// what strangers send says nothing about the kernel.
+// Verdict is what authentication made of datagrams, in numbers of them. Only
+// those count that came from the address at which their peer last passed: what
+// somebody else forges says nothing about the kernel.
 type Verdict struct {
-	RunPassed, RunFailed       int // of runs (Message.Segment > 0)
-	SinglePassed, SingleFailed int // read alone
+	RunPassed, RunFailed       int // of runs, that is where Message.Segment > 0
+	SinglePassed, SingleFailed int // of others
 }
 
-// Bounds of the judgment.
+func (v *Verdict) add(w Verdict) {
+	v.RunPassed += w.RunPassed
+	v.RunFailed += w.RunFailed
+	v.SinglePassed += w.SinglePassed
+	v.SingleFailed += w.SingleFailed
+}
+
+// What makes a judge doubt reading in runs.
 const (
-	judgeWindow  = 10 * time.Second
-	judgeFailed  = 64        // datagrams of runs, failed within a window: suspicious
-	judgeStill   = 16        // datagrams failed with GRO off: it was not GRO
-	judgeAcquits = time.Hour // without judgment, for somebody forges
+	doubtWindow = 10 * time.Second
+	doubtFailed = 64          // datagrams of runs that fail in one window, at least,
+	doubtShare  = 8           // and one in so many of them
+	settleTime  = time.Second // until no run is left in the socket's buffer
+	judgedFor   = time.Hour   // how long a finding holds
 )
 
-// judge finds out whether the kernel mangles the datagrams of runs: they fail
-// while those read alone pass, and it ends when GRO is turned off. Whoever forges
-// datagrams from a peer's address can make runs fail as well; but then it does
-// not end, and GRO is turned on again for good measure.
+// finding is what a judge holds of the offload.
+type finding uint8
+
+const (
+	trusted   finding = iota // on, and watched
+	suspected                // off, to see whether failures go on without it
+	guilty                   // off for judgedFor: they did not
+	acquitted                // on for judgedFor, and not watched: they did
+)
+
+// judge turns reading in runs off if it spoils datagrams:
 //
-//	watching ── runs fail, others do not ──► trial (off)
-//	    ▲                                      │   │ nothing fails any more
-//	    └─ an hour ◄── acquitted (on) ◄────────┘   └──► guilty (off)
+//	          runs fail, singles pass         failures ended
+//	trusted ──────────────────────► suspected ──────────────► guilty
+//	   ▲                                │ failures go on         │
+//	   │            an hour             ▼                        │
+//	   ├──────────────────────────── acquitted                   │
+//	   └─────────────────────── an hour ─────────────────────────┘
+//
+// Whoever forges a peer's address as well, and sends so fast that the forgeries
+// come in runs of their own, gains no more than that: at worst, by stopping in
+// time, an hour without runs. The zero value is ready; callers take turns.
 type judge struct {
-	state judgment
-	since time.Time // of the state, or of the window
-	sum   Verdict
+	finding finding
+	since   time.Time // begin of the window, or of the finding
+	count   Verdict   // of the window
 }
 
-type judgment uint8
+// on reports whether runs shall be read.
+func (j *judge) on() bool { return j.finding == trusted || j.finding == acquitted }
 
-const (
-	watching judgment = iota
-	trial
-	acquitted
-	guilty
-)
-
-// hear takes a verdict and reports whether GRO may be on.
-func (j *judge) hear(now time.Time, v Verdict) (on bool) {
-	over := now.Sub(j.since) >= judgeWindow
-	if j.state == watching && over {
-		j.enter(watching, now)
+// add takes in a verdict and reports whether the finding has changed.
+func (j *judge) add(now time.Time, v Verdict) (changed bool) {
+	if v == (Verdict{}) {
+		return false
 	}
-	j.sum.RunPassed += v.RunPassed
-	j.sum.RunFailed += v.RunFailed
-	j.sum.SinglePassed += v.SinglePassed
-	j.sum.SingleFailed += v.SingleFailed
-	switch j.state {
-	case watching:
-		s := j.sum
-		if s.RunFailed >= judgeFailed && s.RunFailed > s.RunPassed && 8*s.SingleFailed <= s.SinglePassed+8 {
-			j.enter(trial, now)
-		}
-	case trial:
-		if j.sum.RunFailed+j.sum.SingleFailed >= judgeStill {
-			j.enter(acquitted, now)
-		} else if over && j.sum.SinglePassed > 0 {
-			j.enter(guilty, now)
-		}
-	case acquitted:
-		if now.Sub(j.since) >= judgeAcquits {
-			j.enter(watching, now)
-		}
+	switch j.finding {
+	case trusted:
+		return j.watch(now, v)
+	case suspected:
+		return j.try(now, v)
 	}
-	return j.state == watching || j.state == acquitted
+	return now.Sub(j.since) >= judgedFor && j.find(trusted, now)
 }
 
-func (j *judge) enter(s judgment, now time.Time) { j.state, j.since, j.sum = s, now, Verdict{} }
+func (j *judge) find(f finding, now time.Time) bool {
+	*j = judge{finding: f, since: now}
+	return true
+}
+
+// watch looks for runs that fail where single datagrams pass.
+func (j *judge) watch(now time.Time, v Verdict) bool {
+	if now.Sub(j.since) > doubtWindow {
+		j.since, j.count = now, Verdict{}
+	}
+	j.count.add(v)
+	c := j.count
+	if !many(c.RunFailed, c.RunPassed) || c.SinglePassed == 0 || c.SingleFailed*doubtShare > c.SinglePassed {
+		return false
+	}
+	return j.find(suspected, now)
+}
+
+// try looks whether failures go on without runs.
+func (j *judge) try(now time.Time, v Verdict) bool {
+	passed := now.Sub(j.since)
+	if passed < settleTime {
+		return false
+	}
+	j.count.add(v)
+	c := j.count
+	if many(c.RunFailed+c.SingleFailed, c.RunPassed+c.SinglePassed) {
+		return j.find(acquitted, now)
+	}
+	if passed < settleTime+doubtWindow || c.RunPassed+c.SinglePassed == 0 {
+		return false
+	}
+	return j.find(guilty, now)
+}
+
+// many reports whether failures are more than noise.
+func many(failed, passed int) bool {
+	return failed >= doubtFailed && failed*(doubtShare-1) >= passed
+}

@@ -1,56 +1,43 @@
 package udp
 
-import (
-	"net/netip"
-	"time"
+import "time"
 
-	"golang.org/x/sys/unix"
-)
+// spoilt is why runs are not read after a judge's finding.
+const spoilt = "datagrams failed authentication where they were read in runs"
 
-// mangled is why GRO is off after Judge turned it off.
-const mangled = "datagrams of runs did not authenticate while others did: the kernel's UDP_GRO may mangle them"
-
-// OnOffload sets who is told when Judge turned GRO off or on. Call it before
-// ReadBatch; it is called on the goroutine that calls Judge.
+// OnOffload sets what Judge calls, on its goroutine, when it has turned reading in
+// runs off, or on again, with what is on now. Set it before reading.
 func (c *Conn) OnOffload(tell func(Offload)) { c.onOffload = tell }
 
-// OnTooBig sets who is told of ICMP errors that say that datagrams to dst are too
-// big: mtu is the IP MTU in bytes that they name. Nothing authenticates them:
-// they are a reason to probe, not the truth. Call it before ReadBatch, on whose
-// goroutine it is called.
-func (c *Conn) OnTooBig(tell func(dst netip.AddrPort, mtu int)) { c.onTooBig = tell }
-
-// Judge takes what became of the datagrams of a batch. It turns GRO off where
-// runs fail to authenticate and other datagrams do not, and on again if that was
-// not the reason. Only the goroutine that calls ReadBatch may call it.
+// Judge takes in what authentication made of the datagrams of one ReadBatch, and
+// turns reading in runs off where it seems to spoil them: many of runs fail
+// while others pass. It is turned on again if that did not help, and after an
+// hour. It may be called concurrently.
 func (c *Conn) Judge(now time.Time, v Verdict) {
-	o := c.Offload()
-	if v == (Verdict{}) || !o.GRO && c.judge.state != trial {
+	if !c.opened.GRO || v == (Verdict{}) {
 		return
 	}
-	on := c.judge.hear(now, v)
-	if on == o.GRO {
-		return
-	}
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if c.closed.Load() || unix.SetsockoptInt(c.df, unix.SOL_UDP, unix.UDP_GRO, boolInt(on)) != nil {
-		return
-	}
-	if o.GRO = on; on {
-		o.Why = c.opened.Why
-	} else {
-		o = o.without(false, true, mangled)
-	}
-	c.offload.Store(&o)
-	if c.onOffload != nil {
-		c.onOffload(o)
+	c.judging.Lock()
+	was := c.judge.on()
+	changed := c.judge.add(now, v) && c.judge.on() != was && c.obey()
+	c.judging.Unlock()
+	if changed && c.onOffload != nil {
+		c.onOffload(c.Offload())
 	}
 }
 
-func boolInt(b bool) int {
-	if b {
-		return 1
+// obey makes the socket as the judge has it.
+func (c *Conn) obey() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	on := c.judge.on()
+	if c.closed.Load() || setGRO(c.df, on) != nil {
+		return false
 	}
-	return 0
+	o := c.opened
+	if !on {
+		o = o.without(false, true, spoilt)
+	}
+	c.offload.Store(&o)
+	return true
 }

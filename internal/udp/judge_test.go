@@ -8,59 +8,65 @@ import (
 func TestJudge(t *testing.T) {
 	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	type heard struct {
-		at time.Duration
-		v  Verdict
-		on bool
+		at   time.Duration
+		v    Verdict
+		want finding
 	}
-	runs := func(passed, failed int) Verdict { return Verdict{RunPassed: passed, RunFailed: failed} }
-	singles := func(passed, failed int) Verdict { return Verdict{SinglePassed: passed, SingleFailed: failed} }
+	v := func(runPassed, runFailed, singlePassed, singleFailed int) Verdict {
+		return Verdict{runPassed, runFailed, singlePassed, singleFailed}
+	}
+	const tried = settleTime + doubtWindow
+	mangled := heard{0, v(0, doubtFailed, 1, 0), suspected}
+	after := func(before heard, says ...heard) []heard { return append([]heard{before}, says...) }
 	tests := []struct {
 		name string
 		says []heard
 	}{
-		{"all is well", []heard{{0, runs(1e6, 0), true}, {time.Hour, runs(1e6, 0), true}}},
-		{"a few fail", []heard{{0, runs(0, judgeFailed-1), true}, {judgeWindow, runs(0, 1), true}, {judgeWindow + 1, runs(0, judgeFailed-2), true}}},
-		{"most pass", []heard{{0, runs(1000, 900), true}}},
-		{"singles fail too: forged", []heard{{0, singles(10, 500), true}, {1, runs(0, 500), true}}},
-		{"mangled", []heard{
-			{0, singles(100, 0), true}, {1, runs(0, judgeFailed), false}, {2, singles(1000, 0), false},
-			{1 + judgeWindow, singles(1000, 0), false}, {time.Hour * 24, singles(1000, 0), false},
+		{"all is well", []heard{{0, v(1e6, 0, 9, 0), trusted}, {time.Hour, v(1e6, 0, 9, 0), trusted}}},
+		{"too few fail in a window", []heard{
+			{0, v(0, doubtFailed-1, 9, 0), trusted},
+			{doubtWindow + 1, v(0, 1, 9, 0), trusted},
+			{doubtWindow + 2, v(0, doubtFailed-2, 9, 0), trusted},
+			{doubtWindow + 3, v(0, 1, 9, 0), suspected},
 		}},
-		{"forged in runs", []heard{
-			{0, runs(10, 500), false}, {1, singles(10, judgeStill), true}, {2, runs(10, 500), true},
-			{2 + judgeAcquits, runs(0, 0), true}, {3 + judgeAcquits, runs(10, 500), false},
-		}},
+		{"a few of very many fail", []heard{{0, v(doubtFailed*7+1, doubtFailed, 9, 0), trusted}}},
+		{"one in eight fails", []heard{{0, v(doubtFailed*7, doubtFailed, 9, 0), suspected}}},
+		{"no single one passes", []heard{{0, v(0, 500, 0, 0), trusted}, {1, v(0, 0, 1, 0), suspected}}},
+		{"single ones are forged too", []heard{{0, v(0, 500, 8, 2), trusted}, {1, v(0, 500, 8, 0), suspected}}},
+		{"guilty", after(mangled,
+			heard{1, v(0, 500, 0, 500), suspected}, // of runs that were in the buffer
+			heard{settleTime, v(0, 0, 100, doubtFailed-1), suspected},
+			heard{tried - 1, v(0, 0, 1000, 0), suspected},
+			heard{tried, v(0, 0, 1, 0), guilty},
+			heard{tried + judgedFor - 1, v(0, 500, 1, 500), guilty},
+			heard{tried + judgedFor, v(0, 0, 1, 0), trusted},
+			heard{tried + judgedFor, v(0, doubtFailed, 1, 0), suspected},
+		)},
+		{"nothing passes to judge by", after(mangled,
+			heard{tried, v(0, 0, 0, 1), suspected},
+			heard{2 * tried, v(0, 0, 1, 0), guilty},
+		)},
+		{"forged: it goes on", after(mangled,
+			heard{settleTime, v(0, 0, 10, doubtFailed), acquitted},
+			heard{settleTime + judgedFor - 1, v(0, 1e6, 10, 0), acquitted},
+			heard{settleTime + judgedFor, v(0, 1e6, 10, 0), trusted},
+			heard{settleTime + judgedFor, v(0, doubtFailed, 10, 0), suspected},
+		)},
+		{"nothing heard", after(mangled, heard{time.Hour, Verdict{}, suspected})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			j := judge{since: start}
+			var j judge
 			for i, h := range tt.says {
-				if on := j.hear(start.Add(h.at), h.v); on != h.on {
-					t.Fatalf("step %d: on = %v, want %v", i, on, h.on)
+				before := j.finding
+				changed := j.add(start.Add(h.at), h.v)
+				if j.finding != h.want || changed != (before != j.finding) {
+					t.Fatalf("step %d: finding %v, changed %v; want finding %v", i, j.finding, changed, h.want)
+				}
+				if want := h.want == trusted || h.want == acquitted; j.on() != want {
+					t.Errorf("step %d: on = %v", i, j.on())
 				}
 			}
 		})
-	}
-}
-
-// TestJudgeTurnsGROOff: what Judge decides holds for the socket, both ways.
-func TestJudgeTurnsGROOff(t *testing.T) {
-	c := listenOn(t, loopbacks["IPv4"])
-	if !c.Offload().GRO {
-		t.Skipf("no GRO here: %s", c.Offload().Why)
-	}
-	var told []Offload
-	c.OnOffload(func(o Offload) { told = append(told, o) })
-	now := time.Now()
-	c.Judge(now, Verdict{RunFailed: judgeFailed})
-	if o := c.Offload(); o.GRO || o.Why == "" {
-		t.Errorf("after failed runs: %+v", o)
-	}
-	c.Judge(now, Verdict{SingleFailed: judgeStill})
-	if o := c.Offload(); !o.GRO || o.Why != "" {
-		t.Errorf("after others failed as well: %+v", o)
-	}
-	if len(told) != 2 || told[0].GRO || !told[1].GRO {
-		t.Errorf("told %+v", told)
 	}
 }

@@ -7,7 +7,7 @@ import "strings"
 type Offload struct {
 	GSO bool   // runs are sent in one piece (UDP_SEGMENT)
 	GRO bool   // runs are read in one piece (UDP_GRO)
-	Why string // where one of them is off: the reason, in words
+	Why string // where one of them is off, or was not tried: the reason, in words
 }
 
 // without returns o with what is named taken away, and the reason for it.

@@ -22,7 +22,12 @@ type reader struct {
 	names    [MaxRead]unix.RawSockaddrInet6 // room for either family
 	controls [MaxRead]control
 	polled   [2]unix.PollFd
+	errors   errorQueue
 }
+
+// strikesMost is how many calls in a row may fail because of ICMP errors; the
+// error queue is shut long before.
+const strikesMost = 4 * gateMost
 
 func (r *reader) init() {
 	for i := range r.hdrs {
@@ -57,7 +62,11 @@ func (c *Conn) ReadBatch(ms []Message) (int, error) {
 		return 0, nil
 	}
 	r.point(ms)
-	n, err := c.receive(r.hdrs[:len(ms)])
+	n, err := 0, error(nil)
+	for n == 0 && err == nil {
+		n, err = c.receive(r.hdrs[:len(ms)])
+		c.tell()
+	}
 	for i := range ms[:n] {
 		m, h := &ms[i], &r.hdrs[i]
 		m.N = int(h.len)
@@ -74,18 +83,30 @@ func (c *Conn) ReadBatch(ms []Message) (int, error) {
 	return n, err
 }
 
-// receive waits for datagrams. It uses the thread that it is on.
+// receive waits for datagrams, or until there is something to tell. It uses the
+// thread that it is on.
 func (c *Conn) receive(hdrs []mmsghdr) (int, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	for tries := 0; ; {
+	if c.reader.errors.gate.closed {
+		c.reopen()
+	}
+	for tries, strikes := 0, 0; ; {
 		if c.closed.Load() {
 			return 0, net.ErrClosed
+		}
+		if c.troubled.Load() && c.troubled.Swap(false) {
+			if c.drain(); c.reader.errors.n > 0 {
+				return 0, nil
+			}
 		}
 		n, errno := mmsg(unix.SYS_RECVMMSG, c.df, hdrs)
 		switch {
 		case errno == 0:
 			return n, nil
+		case pending(errno) && strikes < strikesMost:
+			strikes++ // it is of a datagram that was sent
+			c.troubled.Store(true)
 		case errno != unix.EAGAIN:
 			return 0, fmt.Errorf("recvmmsg: %w", errno)
 		case tries < yields:
@@ -106,6 +127,9 @@ func (c *Conn) poll() error {
 	p[1] = unix.PollFd{Fd: int32(c.wake), Events: unix.POLLIN}
 	if _, err := unix.Ppoll(p[:], nil, nil); err != nil && err != unix.EINTR {
 		return fmt.Errorf("poll: %w", err)
+	}
+	if p[0].Revents&unix.POLLERR != 0 {
+		c.troubled.Store(true)
 	}
 	return nil
 }

@@ -71,7 +71,25 @@ func newWire(t *testing.T) *wire {
 		}))
 	}
 	w.openPacketSocket(far.Attrs().Index)
+	w.waitUp("host")
+	w.waitUp("far")
 	return w
+}
+
+// waitUp waits until a link transmits: on a busy machine the kernel takes its time
+// to notice the carrier, and drops what is sent before.
+func (w *wire) waitUp(name string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		l, err := netlink.LinkByName(name)
+		w.check(err)
+		if l.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("link %s is %v", name, l.Attrs().OperState)
+		}
+	}
 }
 
 func (w *wire) check(err error) {

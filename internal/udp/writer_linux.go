@@ -3,7 +3,9 @@ package udp
 import (
 	"encoding/binary"
 	"net"
+	"net/netip"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +31,9 @@ type writer struct {
 	counts   [MaxBatch]int // messages of each header
 	iovs     [maxPieces]unix.Iovec
 
-	n      int // headers in use
-	pieces int // iovs in use
+	n        int  // headers in use
+	pieces   int  // iovs in use
+	troubled bool // an errno may have come from the error queue
 }
 
 func newWriter() *writer {
@@ -47,7 +50,7 @@ func newWriter() *writer {
 // reset forgets the messages, which were borrowed.
 func (w *writer) reset() {
 	clear(w.iovs[:w.pieces])
-	w.n, w.pieces = 0, 0
+	w.n, w.pieces, w.troubled = 0, 0, false
 }
 
 // full reports whether there is no room for a header of k messages.
@@ -103,6 +106,7 @@ func (w *writer) send(fd int) (sent int, errno unix.Errno) {
 			sent, tries = sent+n, 0
 		case pending(errno) && tries < sendTries:
 			tries++ // only what repeats belongs to this message
+			w.troubled = true
 		default:
 			return sent, errno
 		}
@@ -121,70 +125,107 @@ func (c *Conn) WriteBatch(ms []Message, df bool) (int, error) {
 	defer c.mu.RUnlock()
 	w := c.writers.Get().(*writer)
 	defer c.writers.Put(w)
-	sent, alone := 0, 0
-	for sent < len(ms) {
+	b := batch{ms: ms, df: df}
+	for b.sent < len(ms) {
 		if c.closed.Load() {
-			return sent, net.ErrClosed
+			return b.sent, net.ErrClosed
 		}
-		n, again, err := c.write(w, ms[sent:], df, alone)
-		sent += n
-		alone = max(alone-n, again)
-		if err != nil {
-			return sent, err
+		if err := c.write(w, &b); err != nil {
+			return b.sent, err
 		}
 	}
-	return sent, nil
+	return b.sent, nil
 }
 
-// write sends what one system call takes, of which the first messages, alone in
-// number, must not be in runs, and returns how many were sent. Where a run was
-// refused it returns the number of its messages as again.
-func (c *Conn) write(w *writer, ms []Message, df bool, alone int) (n, again int, err error) {
+// batch is how far a WriteBatch has come.
+type batch struct {
+	ms   []Message
+	df   bool
+	sent int
+	// Where a run was refused its messages, from sent up to alone, go one by one;
+	// errno is why.
+	alone int
+	errno unix.Errno
+}
+
+// write sends what one system call takes.
+func (c *Conn) write(w *writer, b *batch) error {
 	defer w.reset()
-	if err := c.fill(w, ms, alone); err != nil {
-		return 0, 0, err
+	if err := c.fill(w, b); err != nil {
+		return err
 	}
 	fd := c.plain
-	if df {
+	if b.df {
 		fd = c.df
 	}
 	headers, errno := w.send(fd)
-	runtime.KeepAlive(ms) // a piece holds only the first of the buffers joined in it
+	runtime.KeepAlive(b.ms) // a piece holds only the first of the buffers joined in it
+	if w.troubled {
+		c.troubled.Store(true)
+	}
+	if headers > 0 && b.errno != 0 {
+		c.refused(&b.ms[b.sent], b.df, b.errno)
+		b.errno = 0
+	}
 	for _, k := range w.counts[:headers] {
-		n += k
+		b.sent += k
 	}
 	if errno == 0 {
-		return n, 0, nil
+		return nil
 	}
-	if ms[n].Addr.Addr().Zone() != "" {
-		c.zones.forget()
-	}
+	c.rethink(b.ms[b.sent].Addr.Addr(), errno)
 	if k := w.counts[headers]; k > 1 && !isFull(errno) {
-		return n, k, nil
+		b.alone, b.errno = b.sent+k, errno
+		return nil
 	}
-	return n, 0, sendError(errno)
+	return sendError(errno)
 }
 
-// fill makes headers of the first messages. It is an error if the first has an
+// refused takes note that a run was refused whose first datagram was then sent.
+func (c *Conn) refused(m *Message, df bool, errno unix.Errno) {
+	switch errno {
+	case unix.EINVAL, unix.EMSGSIZE: // a datagram has to be fragmented
+		c.refusals.add(time.Now(), m.Addr.Addr(), df, m.N)
+	case unix.EIO, unix.EOPNOTSUPP, unix.ENOPROTOOPT: // no checksum offload, or a transformation
+		c.refusals.add(time.Now(), m.Addr.Addr(), df, 0)
+	}
+}
+
+// rethink forgets what an error makes doubtful.
+func (c *Conn) rethink(to netip.Addr, errno unix.Errno) {
+	if to.Zone() != "" {
+		c.zones.forget()
+	}
+	switch errno {
+	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.ENODEV:
+		c.refusals.forget()
+	}
+}
+
+// fill makes headers of the next messages. It is an error if the first has an
 // address that cannot be; a later one will be the first at some time.
-func (c *Conn) fill(w *writer, ms []Message, alone int) error {
+func (c *Conn) fill(w *writer, b *batch) error {
 	gso := c.offload.Load().GSO
-	for i := 0; i < len(ms); {
+	for i := b.sent; i < len(b.ms); {
+		m := &b.ms[i]
 		k := 1
-		if gso && i >= alone {
-			k = runLen(ms[i:])
+		if gso && i >= b.alone {
+			k = runLen(b.ms[i:])
+		}
+		if k > 1 && c.refusals.has(m.Addr.Addr(), b.df, m.N) {
+			k = 1
 		}
 		if w.full(k) {
 			break
 		}
-		nameLen, err := c.zones.putAddr(&w.names[w.n], c.local, ms[i].Addr)
-		if err != nil && i == 0 {
+		nameLen, err := c.zones.putAddr(&w.names[w.n], c.local, m.Addr)
+		if err != nil && i == b.sent {
 			return err
 		}
 		if err != nil {
 			break
 		}
-		w.add(ms[i:i+k], nameLen)
+		w.add(b.ms[i:i+k], nameLen)
 		i += k
 	}
 	return nil
