@@ -23,7 +23,7 @@ func needRoot(t *testing.T) {
 // no other program.
 func TestSession(t *testing.T) {
 	needRoot(t)
-	chosen, err := choose(variants(), "kernel")
+	chosen, err := choose(variants(), "vxlan")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 // Sizes of the chart in pixels.
 const (
 	chartWidth  = 860
-	chartLeft   = 250 // where the bars begin
+	chartLeft   = 260 // where the bars begin
 	chartRight  = 790 // where the longest one ends; its number needs room
 	chartTop    = 78
 	chartRow    = 40

@@ -11,8 +11,8 @@ func (r *results) page() string {
 	p := func(format string, args ...any) { fmt.Fprintf(&out, format+"\n", args...) }
 	p("# Benchmarks\n")
 	p("Made by `make bench` from [benchmarks.json](benchmarks.json), where every single reading is; do not edit.\n")
-	p("%s, %s, %d CPUs, %s, %s. %d rounds, %v per TCP run; four streams, both directions and MTU 9000 in %d of them; took %s.\n",
-		r.Date.Format("2006-01-02 15:04 MST"), r.CPU, r.CPUs, r.Kernel, r.Go, r.Settings.Rounds, r.Settings.Time, r.Settings.Wide, r.Took)
+	p("%s, %s, %d CPUs, %s, %s. Rounds: %d, %v per TCP run; four streams, both directions and MTU 9000 in %d of them; took %s. Load average before: %s.\n",
+		r.Date.Format("2006-01-02 15:04 MST"), r.CPU, r.CPUs, r.Kernel, r.Go, r.Settings.Rounds, r.Settings.Time, r.Settings.Wide, r.Took, r.Load)
 	p("![one TCP stream as a ratio to kernel VXLAN](benchmarks.svg)\n")
 	p("## Figures to reach\n\n%s", r.figureTable().markdown())
 	p("## veth underlay, MTU %d\n\n%s", normal, r.mainTable().markdown())

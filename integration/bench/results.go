@@ -18,6 +18,7 @@ type results struct {
 	CPU      string    `json:"cpu"`
 	CPUs     int       `json:"cpus"`
 	Go       string    `json:"go"`
+	Load     string    `json:"load_average"` // of 1, 5 and 15 minutes before the run
 	Settings settings  `json:"settings"`
 	Took     string    `json:"took"`
 	Variants []entry   `json:"variants"`
@@ -149,7 +150,10 @@ func (r *results) faults() (out []string) {
 func newResults(s settings) *results {
 	version, _ := kernelVersion(context.Background(), nil)
 	info, _ := os.ReadFile("/proc/cpuinfo")
+	load, _ := os.ReadFile("/proc/loadavg")
+	fields := strings.Fields(string(load))
 	return &results{
+		Load: strings.Join(fields[:min(3, len(fields))], " "),
 		Date: time.Now().UTC().Truncate(time.Second), Kernel: version,
 		CPU: cpuModel(string(info)), CPUs: runtime.NumCPU(), Go: runtime.Version(), Settings: s,
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,6 +34,9 @@ func tinc() variant {
 func upTinc(ctx context.Context, _ *kit, b *bed) error {
 	if len(b.hosts) != 2 {
 		return errTwoHosts
+	}
+	if b.mtu > normal {
+		return errors.New("tinc is built for frames of at most 1518 bytes")
 	}
 	path, err := findProgram("tincd")
 	if err != nil {
