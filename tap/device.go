@@ -44,21 +44,31 @@ func newDevice(fd int) (*device, error) {
 	return &device{fd: fd, wake: wake}, nil
 }
 
-// takes tells whether the kernel takes frames with such an Offload.
+// joins returns which super-frames the kernel gets.
+func (d *device) joins() frame.JoinWhat {
+	switch {
+	case !d.vnet || d.refusals.Load() >= maxRefusals:
+		return 0
+	case d.features&unix.TUN_F_USO4 == 0: // those of UDP: learned together with giving them
+		return frame.JoinTCPv4 | frame.JoinTCPv6
+	}
+	return frame.JoinTCPv4 | frame.JoinTCPv6 | frame.JoinUDP
+}
+
+// takes tells whether the kernel gets frames with such an Offload.
 func (d *device) takes(o frame.Offload) bool {
 	switch o.GSOType &^ frame.GSOECN {
 	case frame.GSONone:
 		return d.vnet
-	case frame.GSOTCPv4, frame.GSOTCPv6:
-		return d.joins()
-	case frame.GSOUDP: // learned together with reading them
-		return d.joins() && d.features&unix.TUN_F_USO4 != 0
+	case frame.GSOTCPv4:
+		return d.joins()&frame.JoinTCPv4 != 0
+	case frame.GSOTCPv6:
+		return d.joins()&frame.JoinTCPv6 != 0
+	case frame.GSOUDP:
+		return d.joins()&frame.JoinUDP != 0
 	}
 	return false
 }
-
-// joins tells whether the kernel gets super-frames.
-func (d *device) joins() bool { return d.vnet && d.refusals.Load() < maxRefusals }
 
 // judge notes whether the kernel took a super-frame that we made. It returns true
 // when that was the last that it gets.
@@ -75,7 +85,7 @@ func (d *device) judge(taken bool) (gaveUp bool) {
 // Offload says what is in force.
 func (d *device) Offload() Offload {
 	o := d.usual
-	if d.vnet && !d.joins() {
+	if d.vnet && d.joins() == 0 {
 		o.Why = "the kernel refuses super-frames: they are cut before they are written"
 	}
 	return o

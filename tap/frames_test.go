@@ -239,17 +239,35 @@ func TestNoAllocationPerBatch(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector empties pools at random")
 	}
+	tcp := stream{src: farContainer(1), dst: farContainer(2)}
+	super := tcp.super(pattern(60000), 1300)
+	batches := map[string][]frame.Frame{
+		"frames":            fullBatch(),
+		"segments":          plain(cut(t, super)),
+		"super-frames":      {super, super},
+		"partial checksums": {tcp.partial(pattern(1000), 0), tcp.partial(pattern(900), 1000)},
+	}
 	backends(t, func(t *testing.T, mode string) {
 		p := open(t, Config{CreateBridge: true, Offload: mode})
-		w := wire(t, "weave", p.MTU())
-		batch := fullBatch()
-		if got := testing.AllocsPerRun(50, func() { p.Write(batch) }); got != 0 {
-			t.Errorf("Write allocates %v times per batch, want 0", got)
+		super0 := superWire(t, "weave", p.MTU())
+		for name, batch := range batches {
+			got := testing.AllocsPerRun(50, func() {
+				if n, err := p.Write(batch); n != len(batch) {
+					t.Fatalf("Write() = %d, %v", n, err)
+				}
+			})
+			if got != 0 {
+				t.Errorf("Write allocates %v times per batch of %s, want 0", got, name)
+			}
 		}
 		r := newReader(p.MTU(), mode == OffloadOn)
 		d := p.dev.Load()
+		var buf []byte
 		got := testing.AllocsPerRun(50, func() {
-			inject(w, batch[0].Data)
+			var h [vnetLen]byte
+			putVnet(&h, super.Offload)
+			buf = append(append(buf[:0], h[:]...), super.Data...)
+			unix.Write(super0.fd, buf)
 			if b, err := r.batch(d); len(b) == 0 || err != nil {
 				t.Fatalf("batch() = %d frames, %v", len(b), err)
 			}
@@ -270,44 +288,50 @@ func fullBatch() []frame.Frame {
 	return batch
 }
 
+// BenchmarkWrite writes 60 KB in one batch, of one TCP stream.
 func BenchmarkWrite(b *testing.B) {
-	for _, mode := range []string{OffloadOn, OffloadOff} {
-		b.Run("offload="+mode, func(b *testing.B) {
-			namespace(b)
-			p := open(b, Config{CreateBridge: true, Offload: mode})
-			batch := fullBatch()
-			b.SetBytes(int64(len(batch) * len(batch[0].Data)))
-			b.ReportAllocs()
-			for b.Loop() {
-				if n, err := p.Write(batch); n != len(batch) {
-					b.Fatal(n, err)
+	super := stream{src: farContainer(1), dst: farContainer(2)}.super(pattern(60000), 1300)
+	batches := map[string][]frame.Frame{"segments": plain(cut(b, super)), "super-frame": {super}}
+	for name, batch := range batches {
+		for _, mode := range []string{OffloadOn, OffloadOff} {
+			b.Run(name+"/offload="+mode, func(b *testing.B) {
+				namespace(b)
+				p := open(b, Config{CreateBridge: true, Offload: mode})
+				superWire(b, "weave", p.MTU())
+				b.SetBytes(int64(len(super.Data)))
+				b.ReportAllocs()
+				for b.Loop() {
+					if n, err := p.Write(batch); n != len(batch) {
+						b.Fatal(n, err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
-// BenchmarkRead includes what it takes to put the frames on the bridge.
+// BenchmarkRead reads 60 KB of one TCP stream. It includes what it takes to put
+// them on the bridge.
 func BenchmarkRead(b *testing.B) {
+	super := stream{src: farContainer(1), dst: farContainer(2)}.super(pattern(60000), 1300)
+	segments := len(cut(b, super))
 	for _, mode := range []string{OffloadOn, OffloadOff} {
 		b.Run("offload="+mode, func(b *testing.B) {
 			namespace(b)
 			p := open(b, Config{CreateBridge: true, Offload: mode})
-			w := wire(b, "weave", p.MTU())
-			f := fullBatch()[0].Data
+			w := superWire(b, "weave", p.MTU())
 			r, d := newReader(p.MTU(), mode == OffloadOn), p.dev.Load()
-			b.SetBytes(int64(maxBatch * len(f)))
+			b.SetBytes(int64(len(super.Data)))
 			b.ReportAllocs()
+			var h [vnetLen]byte
+			putVnet(&h, super.Offload)
+			sent := append(h[:], super.Data...)
 			for b.Loop() {
-				for range maxBatch {
-					inject(w, f)
-				}
-				for got := 0; got < maxBatch; {
-					batch, err := r.batch(d)
-					if err != nil {
+				unix.Write(w.fd, sent)
+				for got := 0; got < segments; got += r.segments {
+					if _, err := r.batch(d); err != nil {
 						b.Fatal(err)
 					}
-					got += len(batch)
 				}
 			}
 		})

@@ -116,12 +116,18 @@ func wire(t testing.TB, bridge string, mtu int) *device {
 	if err := setIPv6("wire0", portSettings); err != nil {
 		t.Fatal(err)
 	}
-	l := link(t, "wire0")
-	d.index = l.Attrs().Index
+	d.index = join(t, "wire0", bridge, mtu)
+	return d
+}
+
+// join puts a device on a bridge, and returns its index.
+func join(t testing.TB, name, bridge string, mtu int) int {
+	t.Helper()
+	l := link(t, name)
 	must(t, netlink.LinkSetMTU(l, mtu))
 	must(t, netlink.LinkSetUp(l))
 	must(t, netlink.LinkSetMaster(l, link(t, bridge)))
-	return d
+	return l.Attrs().Index
 }
 
 func link(t testing.TB, name string) netlink.Link {

@@ -6,9 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxPieces is how many pieces the kernel takes in one call (IOV_MAX, readv(2)).
-const maxPieces = 1024
-
 // vector is what writev(2) takes, kept from call to call. It holds on to what was
 // written until clear.
 type vector []unix.Iovec
@@ -20,7 +17,8 @@ func (v *vector) add(b []byte) {
 	*v = append(*v, iov)
 }
 
-// write writes the pieces, at least one, as one frame.
+// write writes the pieces as one frame. There are at least one and, as a
+// frame.Joiner makes them, far fewer than the kernel's limit (IOV_MAX, readv(2)).
 func (v vector) write(fd int) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))

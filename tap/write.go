@@ -15,8 +15,10 @@ type writer struct {
 	header [vnetLen]byte
 	vector vector
 	cutter frame.Cutter
-	whole  []byte // what was refused in pieces, on its way to be cut
-	seg    []byte // a segment cut
+	joiner *frame.Joiner
+	can    frame.JoinWhat // of joiner
+	whole  []byte         // what was refused in pieces, on its way to be cut
+	seg    []byte         // a segment cut
 
 	// What the batch came to: each of its frames is one of n, refused and malformed,
 	// or was left when the TAP turned out to be down. segments and bytes are of what
@@ -29,8 +31,9 @@ type writer struct {
 
 // Write puts frames on the bridge and returns how many it did, with the first
 // error. It never waits; what the kernel does not take is dropped and counted, as
-// is a frame whose Offload cannot be true (frame.ErrOffload). frames is borrowed.
-// Write may be called concurrently.
+// is a frame whose Offload cannot be true (frame.ErrOffload). With offloads on,
+// segments of one TCP or UDP flow are joined to super-frames first; off,
+// super-frames are cut. frames is borrowed. Write may be called concurrently.
 func (p *Port) Write(frames []frame.Frame) (int, error) {
 	w := p.writers.Get().(*writer)
 	w.write(p.dev.Load(), frames)
@@ -54,21 +57,40 @@ func (w *writer) write(d *device, frames []frame.Frame) {
 		w.err = os.ErrClosed
 		return
 	}
+	w.setUp()
 	for len(frames) > 0 {
 		n := w.fit(frames)
-		for _, f := range frames[:n] {
-			if up := w.put(joined{Head: f.Data, Offload: f.Offload, Frames: 1, Bytes: len(f.Data)}); !up {
+		for _, j := range w.joiner.Join(frames[:n]) {
+			if up := w.put(j); !up {
 				return
 			}
 		}
-		if n < len(frames) {
-			if up := w.cut(frames[n], 1); !up {
-				return
-			}
-			n++
+		if frames = frames[n:]; len(frames) == 0 {
+			return
 		}
-		frames = frames[n:]
+		if up := w.cut(frames[0], 1); !up {
+			return
+		}
+		frames = frames[1:]
 	}
+}
+
+// setUp makes the joiner for what the device takes now.
+func (w *writer) setUp() {
+	if can := w.d.joins(); w.joiner == nil || w.can != can {
+		w.joiner, w.can = frame.NewJoiner(can), can
+	}
+}
+
+// maxSegments is how many frames may be cut from one: a TCP whose peer wants the
+// smallest segments and all options sends 8 bytes in each. A peer's lie of 1 byte
+// would cost more than all else that it could send.
+const maxSegments = 65536 / 8
+
+// wild reports whether a super-frame stands for more frames than anybody sends.
+func wild(f *frame.Frame) bool {
+	o := &f.Offload
+	return o.GSOType != frame.GSONone && len(f.Data) > maxSegments*int(o.GSOSize)
 }
 
 // fit returns how many frames from the first on the kernel may have as they are.
@@ -76,7 +98,7 @@ func (w *writer) write(d *device, frames []frame.Frame) {
 func (w *writer) fit(frames []frame.Frame) int {
 	for i := range frames {
 		f := &frames[i]
-		if f.Offload != (frame.Offload{}) && (!w.d.takes(f.Offload) || frame.CheckOffload(*f) != nil) {
+		if f.Offload != (frame.Offload{}) && (!w.d.takes(f.Offload) || wild(f) || frame.CheckOffload(*f) != nil) {
 			return i
 		}
 	}
@@ -85,17 +107,20 @@ func (w *writer) fit(frames []frame.Frame) int {
 
 // put writes what stands for one frame or several. It returns false when the TAP
 // is down or gone, as it is for what follows then.
-func (w *writer) put(j joined) (up bool) {
+func (w *writer) put(j frame.Joined) (up bool) {
 	if j.Offload.GSOType != frame.GSONone { // a peer's HdrLen may be anything
 		j.Offload.HdrLen = headersLen(j.Offload, j.Head)
 	}
 	switch err := w.pieces(&j); {
 	case err == nil:
-		if j.Frames > 1 {
+		count := j.Frames
+		if count == 1 {
+			count = segments(j.Offload, j.Bytes)
+		} else {
 			w.d.judge(true)
 		}
 		w.n += j.Frames
-		w.segments += segments(j.Offload, j.Bytes)
+		w.segments += count
 		w.bytes += j.Bytes
 	case isDown(err):
 		w.fail(err)
@@ -113,7 +138,7 @@ func (w *writer) put(j joined) (up bool) {
 }
 
 // pieces writes the pieces of j as one frame.
-func (w *writer) pieces(j *joined) error {
+func (w *writer) pieces(j *frame.Joined) error {
 	defer w.vector.clear()
 	if w.d.vnet {
 		putVnet(&w.header, j.Offload)
@@ -123,9 +148,6 @@ func (w *writer) pieces(j *joined) error {
 		return unix.EINVAL
 	}
 	w.vector.add(j.Head)
-	if len(j.Pieces) > maxPieces-len(w.vector) {
-		return unix.EINVAL
-	}
 	for _, b := range j.Pieces {
 		w.vector.add(b)
 	}
@@ -133,7 +155,7 @@ func (w *writer) pieces(j *joined) error {
 }
 
 // gather returns the bytes of j in one piece, valid until the next call.
-func (w *writer) gather(j *joined) []byte {
+func (w *writer) gather(j *frame.Joined) []byte {
 	if len(j.Pieces) == 0 {
 		return j.Head
 	}
@@ -147,7 +169,11 @@ func (w *writer) gather(j *joined) []byte {
 // cut writes a frame, which stands for count frames of the batch, as segments with
 // complete checksums. It returns false when the TAP is down or gone.
 func (w *writer) cut(f frame.Frame, count int) (up bool) {
-	if err := w.cutter.Begin(f); err != nil {
+	err := w.cutter.Begin(f)
+	if err == nil && wild(&f) {
+		err = frame.ErrOffload
+	}
+	if err != nil {
 		w.malformed += count
 		w.fail(err)
 		return true
@@ -158,7 +184,7 @@ func (w *writer) cut(f frame.Frame, count int) (up bool) {
 			break
 		}
 		w.seg = seg
-		err := w.pieces(&joined{Head: seg})
+		err := w.pieces(&frame.Joined{Head: seg})
 		if err == nil {
 			w.segments++
 			continue
@@ -183,12 +209,3 @@ func (w *writer) fail(err error) {
 
 // isDown tells whether the TAP is down or gone.
 func isDown(err error) bool { return err == unix.EIO || err == unix.EBADFD }
-
-// joined is like frame.Joined.
-type joined struct {
-	Head    []byte
-	Pieces  [][]byte
-	Offload frame.Offload
-	Frames  int
-	Bytes   int
-}
