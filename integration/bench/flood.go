@@ -54,7 +54,7 @@ func (s step) good() bool {
 }
 
 // exhausted says that the sender could not offer what was asked for.
-func (s step) exhausted() bool { return s.offered() < 0.9*s.rate }
+func (s step) exhausted() bool { return s.offered() < 0.8*s.rate }
 
 const (
 	rampStart  = 20000 // datagrams per second
@@ -63,13 +63,13 @@ const (
 	rampRefine = 2 // halvings between the last good rate and the first bad one
 )
 
-// climb finds the highest rate that loses less than 1 %. A rate is bad when it is
-// so twice in a row: the machine has other work as well.
-func climb(try func(rate float64) (step, error)) (best step, err error) {
-	good, bad := 0.0, 0.0
+// climb finds the highest rate that loses less than 1 %. A rate is bad, or more
+// than can be offered, when it is so twice in a row: the machine has other work
+// as well. limited says that it is the most that could be offered.
+func climb(try func(rate float64) (step, error)) (best step, limited bool, err error) {
 	once := func(rate float64) (step, error) {
 		s, err := try(rate)
-		if err == nil && !s.good() {
+		if err == nil && (!s.good() || s.exhausted()) {
 			s, err = try(rate)
 		}
 		if err == nil && s.good() && s.carried() > best.carried() {
@@ -77,36 +77,15 @@ func climb(try func(rate float64) (step, error)) (best step, err error) {
 		}
 		return s, err
 	}
-	for rate := float64(rampStart); rate >= rampFloor; {
-		s, err := once(rate)
-		if err != nil {
-			return best, err
-		}
-		if s.good() {
-			good = rate
-			if s.exhausted() {
-				return best, nil
-			}
-		} else {
-			bad = rate
-		}
-		if good > 0 && bad > 0 {
-			break
-		}
-		if bad > 0 {
-			rate /= rampFactor
-		} else {
-			rate *= rampFactor
-		}
-	}
-	if good == 0 {
-		return best, fmt.Errorf("more than 1 %% is lost at %d datagrams per second already", rampFloor)
+	good, bad, err := bracket(once)
+	if err != nil || bad == 0 {
+		return best, err == nil, err
 	}
 	for range rampRefine {
 		middle := math.Sqrt(good * bad)
 		s, err := once(middle)
 		if err != nil {
-			return best, err
+			return best, false, err
 		}
 		if s.good() {
 			good = middle
@@ -114,7 +93,34 @@ func climb(try func(rate float64) (step, error)) (best step, err error) {
 			bad = middle
 		}
 	}
-	return best, nil
+	return best, false, nil
+}
+
+// bracket walks up, or down, until it has a good rate and a bad one a step above
+// it; bad is 0 where more than the last good one cannot be offered.
+func bracket(try func(rate float64) (step, error)) (good, bad float64, err error) {
+	for rate := float64(rampStart); rate >= rampFloor; {
+		s, err := try(rate)
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case s.good() && s.exhausted():
+			return rate, 0, nil
+		case s.good():
+			good = rate
+		default:
+			bad = rate
+		}
+		switch {
+		case good > 0 && bad > 0:
+			return good, bad, nil
+		case bad > 0:
+			rate /= rampFactor
+		default:
+			rate *= rampFactor
+		}
+	}
+	return 0, 0, fmt.Errorf("more than 1 %% is lost at %d datagrams per second already", rampFloor)
 }
 
 // flood sends small datagrams from the first box to the second one.
@@ -128,13 +134,19 @@ type flood struct {
 	received int
 }
 
-// rampUp measures the small-packet rate with steps of d each, and the datagrams
-// carried in all of them.
-func rampUp(ctx context.Context, b *bed, d time.Duration) (best step, all int, err error) {
+// ramp is what a small-packet ramp found.
+type ramp struct {
+	best    step
+	limited bool // by the sender
+	all     int  // datagrams that all steps carried
+}
+
+// rampUp measures the small-packet rate with steps of d each.
+func rampUp(ctx context.Context, b *bed, d time.Duration) (r ramp, err error) {
 	f := &flood{}
 	f.out, f.in, err = openUDP(b.boxes[0], b.boxes[1], b.addrs[0], b.addrs[1])
 	if err != nil {
-		return step{}, 0, err
+		return r, err
 	}
 	defer unix.Close(f.out)
 	defer unix.Close(f.in)
@@ -143,12 +155,12 @@ func rampUp(ctx context.Context, b *bed, d time.Duration) (best step, all int, e
 	defer reader.Wait()
 	defer stop()
 	reader.Go(func() { f.read(reading) })
-	best, err = climb(func(rate float64) (step, error) {
+	r.best, r.limited, err = climb(func(rate float64) (step, error) {
 		s, err := f.try(ctx, rate, d)
-		all += s.received
+		r.all += s.received
 		return s, err
 	})
-	return best, all, err
+	return r, err
 }
 
 // try offers a rate for d.

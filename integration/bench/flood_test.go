@@ -39,15 +39,15 @@ func TestClimb(t *testing.T) {
 		{"one hiccup does not matter", channel{capacity: 100e3, sender: 1e6, hiccups: 1}, 88e3, 101e3, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			best, err := climb(tt.channel.try)
+			best, limited, err := climb(tt.channel.try)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := best.carried(); got < tt.from || got > tt.to {
 				t.Errorf("carried %.0f, want %.0f to %.0f", got, tt.from, tt.to)
 			}
-			if best.exhausted() != tt.limited {
-				t.Errorf("limited by the sender: %v, want %v", best.exhausted(), tt.limited)
+			if limited != tt.limited {
+				t.Errorf("limited by the sender: %v, want %v", limited, tt.limited)
 			}
 			if tt.channel.steps > 30 {
 				t.Errorf("%d steps", tt.channel.steps)
@@ -58,11 +58,11 @@ func TestClimb(t *testing.T) {
 
 func TestClimbFails(t *testing.T) {
 	dead := channel{capacity: 0, sender: 1e6}
-	if _, err := climb(dead.try); err == nil {
+	if _, _, err := climb(dead.try); err == nil {
 		t.Error("climb over a dead channel = nil, want an error")
 	}
 	broken := errors.New("broken")
-	if _, err := climb(func(float64) (step, error) { return step{}, broken }); err != broken {
+	if _, _, err := climb(func(float64) (step, error) { return step{}, broken }); err != broken {
 		t.Errorf("climb = %v, want %v", err, broken)
 	}
 }

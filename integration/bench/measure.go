@@ -180,33 +180,21 @@ func measureLoaded(ctx context.Context, b *bed, s settings) (values, error) {
 	return v, err
 }
 
-// measurePPS measures the small-packet rate and, where the daemons tell, what
-// they allocated for it.
+// measurePPS measures the small-packet rate.
 func measurePPS(ctx context.Context, b *bed, s settings) (values, error) {
-	before, known := b.allocations(ctx)
-	best, carried, err := rampUp(ctx, b, s.Time/10)
+	idle, known := b.background(ctx)
+	before, _ := b.allocations(ctx)
+	start := time.Now()
+	r, err := rampUp(ctx, b, s.Time/10)
 	if err != nil {
 		return nil, err
 	}
-	v := values{vPPS: best.carried(), vLimit: 0}
-	if best.exhausted() {
+	v := values{vPPS: r.best.carried(), vLimit: 0}
+	if r.limited {
 		v[vLimit] = 1
 	}
-	if after, ok := b.allocations(ctx); ok && known && carried > 0 {
-		// Each frame passes two daemons.
-		v[vAllocs] = (after - before) / float64(2*carried)
+	if after, ok := b.allocations(ctx); ok && known && r.all > 0 {
+		v[vAllocs] = idle.perFrame(after-before, time.Since(start), r.all)
 	}
 	return v, nil
-}
-
-// allocations is how often all daemons have allocated memory so far.
-func (b *bed) allocations(ctx context.Context) (sum float64, ok bool) {
-	for _, p := range b.peers {
-		n, err := p.Metric(ctx, "go_memstats_mallocs_total")
-		if err != nil {
-			return 0, false
-		}
-		sum += n
-	}
-	return sum, len(b.peers) > 0
 }

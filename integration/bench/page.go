@@ -80,8 +80,8 @@ the rounds, ratios medians of each round's own ratio.
 - Inner MTU: what each overlay needs less than the underlay; meshd's and the stock
   router's own choice. With MTU 9000 meshd's bridge is told 8900.
 - wireguard-go and nebula carry IP packets only: the hosts route between the same boxes.
-- Allocations: of both daemons during the small-packet ramp (` + "`go_memstats_mallocs_total`" + `), per
-  frame and daemon.
+- Allocations: of both daemons during the small-packet ramp (` + "`go_memstats_mallocs_total`" + `), less
+  what they allocate at rest, per frame and daemon.
 
 ## Caveats
 

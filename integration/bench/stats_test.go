@@ -58,3 +58,15 @@ func TestLatencyOf(t *testing.T) {
 		t.Errorf("micros = %v, want 1.5", got)
 	}
 }
+
+func TestAllocationsPerFrame(t *testing.T) {
+	idle := background{reading: 1000, perSecond: 500}
+	for _, tt := range []struct {
+		allocations float64
+		want        float64
+	}{{2000, 0}, {1500, 0}, {22000, 1}} {
+		if got := idle.perFrame(tt.allocations, 2*time.Second, 10000); got != tt.want {
+			t.Errorf("%v allocations in 2 s for 10000 frames over two daemons = %v per frame, want %v", tt.allocations, got, tt.want)
+		}
+	}
+}
