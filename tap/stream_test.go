@@ -26,6 +26,7 @@ type crossing struct {
 	containers [2]*container
 	supers     [2]atomic.Uint64 // super-frames read by each port
 	longest    [2]atomic.Uint64 // bytes
+	runs       [2]atomic.Uint64 // those of UDP
 }
 
 // newCrossing makes a crossing of ports with these modes. carry returns what
@@ -64,6 +65,9 @@ func (c *crossing) note(port int, frames []frame.Frame) {
 	for _, f := range frames {
 		if f.Offload.GSOType != frame.GSONone {
 			c.supers[port].Add(1)
+			if f.Offload.GSOType == frame.GSOUDP {
+				c.runs[port].Add(1)
+			}
 			c.longest[port].Store(max(c.longest[port].Load(), uint64(len(f.Data))))
 		}
 	}
@@ -125,6 +129,14 @@ func TestStreams(t *testing.T) {
 				// A stream's are full once it runs.
 				if got := c.longest[i].Load(); mode == OffloadOn && i == 0 && got < 32<<10 {
 					t.Errorf("port %d read super-frames of at most %d bytes", i, got)
+				}
+				// A run that a container sends in one call is one read.
+				want := uint64(0)
+				if c.ports[i].dev.Load().features&unix.TUN_F_USO4 != 0 {
+					want = 2 // IPv4 and IPv6
+				}
+				if got := c.runs[i].Load(); got != want {
+					t.Errorf("port %d read %d runs of UDP, want %d", i, got, want)
 				}
 				if s := c.ports[i].Stats(); s.Drops["malformed"] != 0 || s.Drops["refused"] != 0 {
 					t.Errorf("port %d: drops %v", i, s.Drops)
