@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"net/netip"
 	"time"
 
+	"meshd/internal/frame"
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
@@ -23,6 +25,8 @@ type Daemon interface {
 	// Reload reads the configuration again. The keys that changed are in applied
 	// where the change works already, else in needRestart.
 	Reload() (applied, needRestart []string, err error)
+	// Bench measures the way of frames to a peer, for about d.
+	Bench(ctx context.Context, peer frame.PeerName, d time.Duration) (Bench, error)
 	// Stop asks the daemon to end and returns at once.
 	Stop()
 }

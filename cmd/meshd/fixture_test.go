@@ -17,6 +17,7 @@ import (
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
+	"meshd/routing/measure"
 	"meshd/tap"
 	"meshd/transport"
 )
@@ -172,7 +173,8 @@ type fakeDaemon struct {
 	targets []string
 	replace bool
 	stopped chan struct{} // closed by Stop
-	fail    error         // what Connect, Forget and Reload answer
+	fail    error         // what Connect, Forget, Reload and Bench answer
+	hang    chan struct{} // not nil: Bench sends when it begins and when it ends
 }
 
 func newFakeDaemon(r Report) *fakeDaemon { return &fakeDaemon{report: r, stopped: make(chan struct{})} }
@@ -201,6 +203,34 @@ func (d *fakeDaemon) Reload() (applied, needRestart []string, err error) {
 		return nil, nil, d.fail
 	}
 	return []string{"peers: [] -> [a]"}, []string{"listen: :6783 -> :6784"}, nil
+}
+
+// Bench measures nothing, and with hang it takes until ctx is done.
+func (d *fakeDaemon) Bench(ctx context.Context, peer frame.PeerName, duration time.Duration) (Bench, error) {
+	if d.hang != nil {
+		d.hang <- struct{}{}
+		<-ctx.Done()
+		d.hang <- struct{}{}
+		return Bench{}, ctx.Err()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.fail != nil {
+		return Bench{}, d.fail
+	}
+	w, err := wayTo(d.report.Mesh, peer)
+	return newBench(measured(duration), w, w), err
+}
+
+// measured is a result of a fixed measurement.
+func measured(d time.Duration) measure.Result {
+	return measure.Result{
+		FrameBytes: 1390, Took: d, Limit: measure.LimitPath,
+		Highest: measure.Rate{Frames: 356_000, Bits: 356_000 * 1390 * 8},
+		Held:    measure.Held{Sent: 800_000, Received: 799_800, Bytes: 799_800 * 1390, OutOfOrder: 12, Time: 2500 * time.Millisecond},
+		Idle:    measure.RTT{Sent: 25, Received: 25, P50: 210 * time.Microsecond, P99: 480 * time.Microsecond},
+		Loaded:  measure.RTT{Sent: 250, Received: 249, P50: 440 * time.Microsecond, P99: 1900 * time.Microsecond},
+	}
 }
 
 func (d *fakeDaemon) Stop() { close(d.stopped) }

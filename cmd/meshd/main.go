@@ -81,6 +81,7 @@ func newRootCmd(started func()) *cobra.Command {
 		newConnectCmd(connect),
 		newForgetCmd(connect),
 		newTransportCmd(connect),
+		newBenchCmd(connect),
 		newConfigCmd(),
 		newVersionCmd(),
 		newDemoCmd(),

@@ -16,6 +16,7 @@ import (
 
 	"meshd/config"
 	"meshd/internal/frame"
+	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
@@ -32,6 +33,7 @@ type runOptions struct {
 	load  func() (config.Config, error) // reads the configuration again
 	level *slog.LevelVar                // of log
 	log   *slog.Logger
+	pprof bool // profiles on the API socket
 }
 
 // run is a daemon's life: it opens everything, runs until ctx is done or
@@ -78,7 +80,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 		return portTaken(err, "listen", cfg.Listen, "tcp")
 	}
 	defer tcp.Close()
-	offload, err := udpOffload(cfg.UDP.Offload, probeSockets)
+	offload, err := udpOffload(cfg.UDP.Offload, udp.Probe)
 	if err != nil {
 		return err
 	}
@@ -187,6 +189,7 @@ func (d *daemon) housekeep(ctx context.Context) {
 // serve answers the local API, and weave's on TCP where there is a listener for it.
 func (d *daemon) serve(ctx context.Context, socket, public net.Listener) error {
 	api := newAPI(d, d.opt.log)
+	api.pprof = d.opt.pprof
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(ctx, socket, api.local(), d.opt.log) })
 	if public != nil {

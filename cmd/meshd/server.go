@@ -33,6 +33,7 @@ type api struct {
 	daemon  Daemon
 	log     *slog.Logger
 	metrics http.Handler
+	pprof   bool // on the unix socket
 }
 
 func newAPI(daemon Daemon, log *slog.Logger) *api {
@@ -47,14 +48,19 @@ func newAPI(daemon Daemon, log *slog.Logger) *api {
 	}
 }
 
-// local answers on the unix socket: our own API, weave's, and metrics.
+// local answers on the unix socket: our own API, weave's, metrics, and profiles
+// where they are wanted.
 func (a *api) local() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/report", a.report)
 	mux.HandleFunc("POST /v1/connect", a.connect)
 	mux.HandleFunc("POST /v1/forget", a.forget)
 	mux.HandleFunc("POST /v1/reload", a.reload)
+	mux.HandleFunc("POST /v1/bench", lasting(a.bench))
 	mux.HandleFunc("POST /v1/stop", a.stop)
+	if a.pprof {
+		profiles(mux)
+	}
 	a.weave(mux)
 	return a.common(mux)
 }
@@ -139,13 +145,18 @@ func (a *api) stop(w http.ResponseWriter, _ *http.Request) {
 
 // readPeers reads a body; where it cannot, it has answered.
 func readPeers(w http.ResponseWriter, r *http.Request) (req peersRequest, ok bool) {
+	return req, readRequest(w, r, &req)
+}
+
+// readRequest reads a body into req; where it cannot, it has answered.
+func readRequest(w http.ResponseWriter, r *http.Request, req any) bool {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&req); err != nil {
+	if err := dec.Decode(req); err != nil {
 		writeError(w, bodyStatus(err), fmt.Errorf("read request: %w", err))
-		return req, false
+		return false
 	}
-	return req, true
+	return true
 }
 
 // bodyStatus tells a body that is too large from one that is wrong.
@@ -171,6 +182,7 @@ func writeError(w http.ResponseWriter, status int, err error) {
 func serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	srv := &http.Server{
 		Handler:           h,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       requestTimeout,
 		WriteTimeout:      answerTimeout,

@@ -26,9 +26,6 @@ func udpOffload(s config.Switch, probe func() udp.Offload) (udp.Offload, error) 
 	return o, nil
 }
 
-// probeSockets takes for granted what each socket finds out anyway.
-func probeSockets() udp.Offload { return udp.Offload{GSO: true, GRO: true} }
-
 // sockets are the UDP sockets of this daemon: transports open theirs here, so that
 // a status can show what they leave to the kernel.
 type sockets struct {

@@ -11,7 +11,7 @@ import (
 )
 
 func newUpCmd() *cobra.Command {
-	file := ""
+	file, pprof := "", false
 	cmd := &cobra.Command{
 		Use:   "up [PEER...]",
 		Short: "Join the mesh, in the foreground",
@@ -34,10 +34,11 @@ then defaults. SIGHUP or "meshd reload" reads them again.`,
 			level := new(slog.LevelVar)
 			level.Set(cfg.LogLevel)
 			log := newLogger(cmd.ErrOrStderr(), level)
-			return run(cmd.Context(), cfg, runOptions{file: file, load: load, level: level, log: log})
+			return run(cmd.Context(), cfg, runOptions{file: file, load: load, level: level, log: log, pprof: pprof})
 		},
 	}
 	configFlags(cmd, &file)
+	cmd.Flags().BoolVar(&pprof, "pprof", false, "answer /debug/pprof/ on the API socket")
 	return cmd
 }
 

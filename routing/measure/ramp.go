@@ -10,6 +10,7 @@ const (
 	fast      = 4          // how much each round adds until one is bad
 	closeness = 1.1        // of good and bad, where the search ends
 
+	maxShort   = 3   // rounds that the sender was too slow for
 	overloaded = 0.7 // of the rate, that arrived
 	guessShare = 0.97
 )
@@ -21,20 +22,23 @@ type ramp struct {
 	rate      float64 // to try now
 	good, bad float64 // highest that was good, lowest that was bad; 0: none yet
 	again     bool    // rate was bad once
+	short     int     // how often the sender did not reach rate
 	done      bool
 }
 
 func newRamp() *ramp { return &ramp{rate: firstRate} }
 
-// passed takes a good round in which the sender reached the rate that was asked
-// for, or not: then there is nothing above.
+// passed takes a good round, and the rate that the sender reached. Where it does not
+// reach the one that was asked for again and again, there is nothing above.
 func (r *ramp) passed(reached float64) {
 	r.again = false
 	r.good = max(r.good, min(reached, r.rate))
 	if reached < r.rate*senderShare {
-		r.done = true
+		r.short++
+		r.done = r.short >= maxShort
 		return
 	}
+	r.short = 0
 	r.step()
 }
 

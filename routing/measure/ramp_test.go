@@ -51,9 +51,17 @@ func TestRampEnds(t *testing.T) {
 		}
 	}
 	r = newRamp()
-	r.passed(r.rate / 2)
-	if !r.done || r.good != firstRate/2 {
-		t.Errorf("a slow sender: done %v, good %.0f", r.done, r.good)
+	for n := 1; !r.done; n++ {
+		r.passed(min(r.rate, 20*firstRate))
+		if n%3 == 0 {
+			r.passed(r.rate / 10) // held up, for once
+		}
+		if n > 20 {
+			t.Fatal("does not end where the sender is slow")
+		}
+	}
+	if r.good != 20*firstRate {
+		t.Errorf("a slow sender: good %.0f, want %d", r.good, 20*firstRate)
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 const (
 	batchFrames = 64
 	pace        = 250 * time.Microsecond // between batches, at least
-	debt        = 5 * time.Millisecond   // that a sender which was held up makes up for
+	debt        = 5 * time.Millisecond   // that a sender which was held up makes up for, or a batch
 )
 
 // makePackets makes the data of a batch, of frames of size bytes.
@@ -56,7 +56,7 @@ func (r *run) sendRound(ctx context.Context, rate float64, d time.Duration, tick
 			return s, nil
 		}
 		tick(now)
-		if most := max(debt, 2*each); now.Sub(owed) > most {
+		if most := max(debt, batchFrames*each); now.Sub(owed) > most {
 			owed = now.Add(-most)
 		}
 		if n := int(now.Sub(owed).Seconds() * rate); n > 0 || s.frames == 0 {
