@@ -84,7 +84,7 @@ func Default() Config {
 		UDP:             UDP{Listen: ":6785", Offload: Auto},
 		MinProtocol:     1,
 		StateDir:        "/var/lib/meshd",
-		Transports:      []string{"sleeve"},
+		Transports:      []string{"punch", "sleeve"},
 		Discovery:       true,
 		ConnectionLimit: 200,
 		API:             API{Socket: "/run/meshd.sock"},

@@ -33,6 +33,7 @@ min_protocol: 1 # default
 state_dir: /var/lib/meshd # default
 trusted_subnets: [] # default
 transports: # default
+    - punch
     - sleeve
 discovery: true # default
 connection_limit: 200 # default
