@@ -26,6 +26,25 @@ type memory struct {
 // maxMemory bounds the file in bytes.
 const maxMemory = 1 << 20
 
+// checkStateDir makes the state directory if there is none, and finds out whether
+// files can be made in it.
+func checkStateDir(dir string) error {
+	err := os.MkdirAll(dir, 0o700)
+	if err == nil {
+		var f *os.File
+		if f, err = os.CreateTemp(dir, ".check-*"); err == nil {
+			err = errors.Join(f.Close(), os.Remove(f.Name()))
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err // the path is in the message, or a name made up here
+	}
+	return fmt.Errorf("state_dir %s cannot be written to: %w: set state_dir to another directory", dir, err)
+}
+
 func newMemory(stateDir string, log *slog.Logger) memory {
 	return memory{path: filepath.Join(stateDir, "peers.json"), log: log, next: make(chan []control.Remembered, 1)}
 }

@@ -7,11 +7,32 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"meshd/routing/control"
 )
+
+func TestCheckStateDir(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a", "b")
+	if err := checkStateDir(dir); err != nil {
+		t.Errorf("a directory that is to be made: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("it left %v, %v", left, err)
+	}
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{file, filepath.Join(file, "below"), "/proc/self/state"} {
+		err := checkStateDir(bad)
+		if err == nil || !strings.HasPrefix(err.Error(), "state_dir "+bad+" cannot be written to: ") || strings.Count(err.Error(), bad) != 1 {
+			t.Errorf("checkStateDir(%s) = %v", bad, err)
+		}
+	}
+}
 
 func TestMemory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")

@@ -54,6 +54,9 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	if err := tap.Check(); err != nil {
 		return err
 	}
+	if err := checkStateDir(cfg.StateDir); err != nil {
+		return err
+	}
 	lock, err := lockNamespace()
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 )
@@ -46,7 +47,7 @@ func showBlock(out, errs io.Writer, block []byte, problem error, apart bool) err
 		if problem != nil {
 			block = fmt.Appendf(nil, "meshd: %v\n", problem)
 		}
-		_, err := out.Write(screen(block, height(out)))
+		_, err := out.Write(screen(block, size(out)))
 		return err
 	}
 	if problem != nil {
@@ -60,15 +61,37 @@ func showBlock(out, errs io.Writer, block []byte, problem error, apart bool) err
 	return err
 }
 
+// terminal is a terminal's size in characters; 0: not known.
+type terminal struct{ width, height int }
+
+// rows is how many rows a line takes; the terminal wraps it. A letter counts as one
+// column, an escape sequence does not occur.
+func (t terminal) rows(line []byte) int {
+	if t.width <= 0 {
+		return 1
+	}
+	return max(1, (utf8.RuneCount(line)+t.width-1)/t.width)
+}
+
+// fitting is how many of the lines fit in so many rows.
+func (t terminal) fitting(lines [][]byte, rows int) int {
+	for i, line := range lines {
+		if rows -= t.rows(line); rows < 0 {
+			return i
+		}
+	}
+	return len(lines)
+}
+
 // screen draws a block from the upper left corner, without clearing first, which
 // would flicker. What does not fit the terminal is left out, since it would
 // scroll.
-func screen(block []byte, height int) []byte {
+func screen(block []byte, t terminal) []byte {
 	lines := bytes.Split(bytes.TrimSuffix(block, []byte("\n")), []byte("\n"))
 	more := 0
-	if height > 2 && len(lines) > height-1 {
-		more = len(lines) - (height - 2)
-		lines = lines[:height-2]
+	if t.height > 2 && t.fitting(lines, t.height-1) < len(lines) {
+		n := t.fitting(lines, t.height-2)
+		more, lines = len(lines)-n, lines[:n]
 	}
 	out := []byte("\x1b[H")
 	for _, line := range lines {
@@ -76,22 +99,21 @@ func screen(block []byte, height int) []byte {
 		out = append(out, "\x1b[K\n"...)
 	}
 	if more > 0 {
-		out = fmt.Appendf(out, "... %d more lines\x1b[K\n", more)
+		out = fmt.Appendf(out, "... %s\x1b[K\n", count(more, "more line"))
 	}
 	return append(out, "\x1b[J"...)
 }
 
-// height is the terminal's number of lines, 0 where it is not known.
-func height(w io.Writer) int {
+func size(w io.Writer) terminal {
 	f, ok := w.(*os.File)
 	if !ok {
-		return 0
+		return terminal{}
 	}
-	_, h, err := term.GetSize(int(f.Fd()))
+	width, height, err := term.GetSize(int(f.Fd()))
 	if err != nil {
-		return 0
+		return terminal{}
 	}
-	return h
+	return terminal{width, height}
 }
 
 func printJSON(w io.Writer, v any, indent bool) error {

@@ -80,24 +80,27 @@ func (failingWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
 
 func TestScreen(t *testing.T) {
 	tests := []struct {
-		name   string
-		block  string
-		height int
-		want   string
+		name  string
+		block string
+		size  terminal
+		want  string
 	}{
-		{"fits", "a\nb\n", 24, "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J"},
-		{"just fits", "a\nb\nc\n", 4, "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J"},
-		{"too high", "a\nb\nc\nd\n", 4, "\x1b[Ha\x1b[K\nb\x1b[K\n... 2 more lines\x1b[K\n\x1b[J"},
-		{"unknown height", strings.Repeat("a\n", 3), 0, "\x1b[Ha\x1b[K\na\x1b[K\na\x1b[K\n\x1b[J"},
+		{"fits", "a\nb\n", terminal{80, 24}, "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J"},
+		{"just fits", "a\nb\nc\n", terminal{80, 4}, "\x1b[Ha\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J"},
+		{"too high", "a\nb\nc\nd\n", terminal{80, 4}, "\x1b[Ha\x1b[K\nb\x1b[K\n... 2 more lines\x1b[K\n\x1b[J"},
+		{"unknown height", strings.Repeat("a\n", 3), terminal{}, "\x1b[Ha\x1b[K\na\x1b[K\na\x1b[K\n\x1b[J"},
+		{"wraps and fits", "aéa\nb\n", terminal{2, 4}, "\x1b[Haéa\x1b[K\nb\x1b[K\n\x1b[J"},
+		{"wraps and is too high", "aaaaa\nb\nc\n", terminal{2, 5}, "\x1b[Haaaaa\x1b[K\n... 2 more lines\x1b[K\n\x1b[J"},
+		{"one line is too long", "aaaaaaaaa\n", terminal{2, 4}, "\x1b[H... 1 more line\x1b[K\n\x1b[J"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got := string(screen([]byte(tt.block), tt.height))
+			got := string(screen([]byte(tt.block), tt.size))
 			if got != tt.want {
 				t.Errorf("screen = %q, want %q", got, tt.want)
 			}
-			if lines := strings.Count(got, "\n"); tt.height > 0 && lines >= tt.height {
-				t.Errorf("%d lines scroll a terminal of %d", lines, tt.height)
+			if lines := strings.Count(got, "\n"); tt.size.height > 0 && lines >= tt.size.height {
+				t.Errorf("%d lines scroll a terminal of %d", lines, tt.size.height)
 			}
 		})
 	}
