@@ -55,7 +55,7 @@ func factory(change func(*Config), after ...func(*Transport)) transporttest.Fact
 }
 
 var traits = transporttest.Traits{
-	Aggregates: true, Follows: true, IPv6: true,
+	Aggregates: true, Follows: true, IPv6: true, Hops: true,
 	Overhead: func(bool) int { return 87 },
 }
 
