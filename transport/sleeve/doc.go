@@ -11,6 +11,12 @@
 //	network ──► PacketConn ──► reader ─┬─ packets of the batch ──► Deliver
 //	                                   └─ special frames ──► path
 //
+// Super-frames and frames with unfinished checksums are cut and completed straight
+// into the outbox, whose equal datagrams the socket sends as one run; runs that
+// are read are split, and each datagram is taken for itself. So the neighbour, who
+// may be a stock router, sees nothing but complete frames. A TCP SYN that asks for
+// more than the path carries asks for less when it has crossed.
+//
 // There is no goroutine and no queue between Send and the socket, nor between
 // the socket and Deliver. Each PacketConn has one reader goroutine; each path has
 // one goroutine for its timers.
