@@ -26,7 +26,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
 CHECKS := SA*,S1*,U1000,ST1005,ST1008,ST1012,ST1017,ST1019
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race fuzz microbench bench soak-traffic integration soak lint check clean
+.PHONY: help build demo test race fuzz microbench bench soak-traffic integration soak lint check clean portable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ test: ## run all tests (root: those in network namespaces too)
 	@.ci/need $(GO) certificates nft?
 	$(GO) test -timeout 15m $(PKG)
 
+portable: ## run whole daemons and the demo once more with all offloads off (root)
+	@.ci/need $(GO) certificates nft?
+	MESHD_TAP_OFFLOAD=off MESHD_UDP_OFFLOAD=off $(GO) test -count=1 -timeout 15m ./integration
+
 race: ## run all tests with the race detector
 	@.ci/need $(GO) certificates gcc nft?
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(PKG)
@@ -56,7 +60,7 @@ microbench: ## run the Go benchmarks that match BENCH (all)
 
 dist/bench: build
 	$(GO) build -trimpath -o $@ ./integration/bench
-.PHONY: dist/bench
+.PHONY: dist/bench portable
 
 bench: dist/bench ## measure meshd beside other overlays (root; ONLY, ROUNDS, BENCHTIME, OUT)
 	@.ci/need iperf3 fastd? tincd? openvpn? nebula?
@@ -79,7 +83,7 @@ lint: ## check format, vet and staticcheck
 	$(GO) vet ./...
 	$(GO) tool staticcheck -checks '$(CHECKS)' ./...
 
-check: test lint ## what CI runs
+check: test portable lint ## what CI runs
 
 clean: ## remove what was built
 	rm -rf meshd dist
