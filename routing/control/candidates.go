@@ -13,7 +13,8 @@ import (
 const maxCandidates = 8
 
 // Discover takes the addresses of all peers from the topology: weave protocol
-// section 7.1.
+// section 7.1. Peers that are named by others but found no room in it are left out:
+// they would push each other from the table of targets at each look.
 func (ts *targets) Discover(topo *routing.Topology, now time.Time) {
 	ts.changed = true
 	addrs := map[frame.PeerName][]netip.AddrPort{}
@@ -22,7 +23,10 @@ func (ts *targets) Discover(topo *routing.Topology, now time.Time) {
 			continue
 		}
 		for _, c := range p.Connections {
-			if a, ok := ts.dialable(c); ok && c.Peer != ts.self {
+			if _, known := topo.Peer(c.Peer); !known || c.Peer == ts.self {
+				continue
+			}
+			if a, ok := ts.dialable(c); ok {
 				addrs[c.Peer] = appendCandidate(addrs[c.Peer], a, c.Outbound)
 			}
 		}

@@ -2,6 +2,7 @@ package control
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -206,6 +207,32 @@ func TestInventedPeersAreNotDialledForLong(t *testing.T) {
 	ts.Left(peerB, now)
 	if len(ts.found) != 1 || ts.found[peerB] == nil {
 		t.Errorf("%d targets are left, want the one that was met", len(ts.found))
+	}
+}
+
+// Peers for which the topology has no room are no targets: they would push others
+// out, at a cost that grows with the square of their number.
+func TestPeersWithoutRoomAreNotDiscovered(t *testing.T) {
+	now := time.Unix(1000, 0)
+	ts := newTestTargets(t, now)
+	topo := routing.NewTopology(routing.Peer{Name: peerA, UID: 1}, nil)
+	for hub := range frame.PeerName(8) {
+		e := routing.Peer{Name: 0x100000 + hub, UID: 1, Version: 1}
+		for i := range frame.PeerName(routing.MaxConnections) {
+			e.Connections = append(e.Connections, routing.Connection{Peer: 0x200000 + hub<<16 + i, RemoteAddr: "10.0.0.9:6783", Outbound: true})
+		}
+		topo.Merge([]routing.Peer{e}, now)
+	}
+	ts.Discover(topo, now)
+	for name := range ts.found {
+		if _, known := topo.Peer(name); !known {
+			t.Fatalf("%v is a target, and not in the topology", name)
+		}
+	}
+	before := maps.Clone(ts.found)
+	ts.Discover(topo, now.Add(time.Second))
+	if len(before) < routing.MaxPeers-10 || !maps.Equal(ts.found, before) {
+		t.Errorf("%d targets at first, %d later, want the same 4,000", len(before), len(ts.found))
 	}
 }
 
