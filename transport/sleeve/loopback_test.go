@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -22,27 +21,59 @@ const deadline = 20 * time.Second
 
 // loopNode is one end on real sockets.
 type loopNode struct {
-	tr   *Transport
-	path transport.Path
-	got  chan frame.Packet
-	up   chan transport.State // the newest state; holds one
+	tr     *Transport
+	socket *ethernet
+	path   transport.Path
+	got    chan frame.Packet
+	up     chan transport.State // the newest state; holds one
 
 	discard atomic.Bool // what comes is only counted
 	frames  atomic.Int64
 	more    chan struct{} // the reader says that frames has grown; holds one
 }
 
-// newLoop connects two transports over the loopback device.
-func newLoop(t testing.TB, host string, key *[32]byte, o udp.Offload) (a, b *loopNode) {
+// ethernet is a socket on the loopback device that believes in an MTU, and counts
+// the runs that it reads.
+type ethernet struct {
+	*udp.Conn
+	mtu  int // bytes; 0: the device's
+	runs atomic.Int64
+}
+
+func (e *ethernet) PathMTU(dst netip.AddrPort) (int, error) {
+	if e.mtu != 0 {
+		return e.mtu, nil
+	}
+	return e.Conn.PathMTU(dst)
+}
+
+func (e *ethernet) ReadBatch(ms []udp.Message) (int, error) {
+	n, err := e.Conn.ReadBatch(ms)
+	for _, m := range ms[:n] {
+		if m.Segment > 0 {
+			e.runs.Add(1)
+		}
+	}
+	return n, err
+}
+
+// newLoop connects two transports over the loopback device, over an MTU of that
+// many bytes; 0: the device's.
+func newLoop(t testing.TB, host string, key *[32]byte, o udp.Offload, mtu int) (a, b *loopNode) {
 	t.Helper()
 	nodes := [2]*loopNode{}
 	for i, name := range []frame.PeerName{host1, host2} {
 		n := &loopNode{got: make(chan frame.Packet, 1<<16), up: make(chan transport.State, 1), more: make(chan struct{}, 1)}
-		tr, err := New(Config{Listen: net.JoinHostPort(host, "0"), Offload: o, Local: name, Deliver: n.take})
+		c, err := udp.Listen(netip.AddrPortFrom(netip.MustParseAddr(host), 0), o)
 		if err != nil {
 			t.Skipf("no socket on %s: %v", host, err)
 		}
-		n.tr, nodes[i] = tr, n
+		n.socket = &ethernet{Conn: c, mtu: mtu}
+		n.tr, err = New(Config{Sockets: []PacketConn{n.socket}, Local: name, Deliver: n.take})
+		if err != nil {
+			t.Fatal(err)
+		}
+		nodes[i] = n
 	}
 	a, b = nodes[0], nodes[1]
 	addr := func(n *loopNode) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(host), n.tr.Port()) }
@@ -120,7 +151,7 @@ func TestLoopback(t *testing.T) {
 		overhead int
 	}{{"127.0.0.1", nil, 62}, {"127.0.0.1", &[32]byte{1}, 86}, {"::1", nil, 82}, {"::1", &[32]byte{1}, 106}} {
 		t.Run(fmt.Sprintf("%s/sealed %v", tt.host, tt.key != nil), func(t *testing.T) {
-			a, b := newLoop(t, tt.host, tt.key, udp.Offload{})
+			a, b := newLoop(t, tt.host, tt.key, udp.Offload{}, 0)
 			for _, n := range []*loopNode{a, b} {
 				n.await(t, "up with the MTU of the loopback device", func(s transport.State) bool {
 					return s.Up && s.MTU == 65535-tt.overhead && s.RTT > 0
@@ -156,17 +187,20 @@ func TestLoopbackOffload(t *testing.T) {
 	for _, o := range []udp.Offload{{}, udp.Probe()} {
 		for _, key := range []*[32]byte{nil, {1}} {
 			t.Run(fmt.Sprintf("GSO %v, GRO %v, sealed %v", o.GSO, o.GRO, key != nil), func(t *testing.T) {
-				a, b := newLoop(t, "127.0.0.1", key, o)
+				a, b := newLoop(t, "127.0.0.1", key, o, 1500)
 				for _, n := range []*loopNode{a, b} {
-					n.await(t, "up with an MTU", func(s transport.State) bool { return s.Up && s.MTU > 9000 })
+					n.await(t, "up with an MTU", func(s transport.State) bool { return s.Up && s.MTU > 1400 })
 				}
 				for i := range uint64(10) {
 					for _, f := range []frame.Frame{
-						transporttest.TCP(i, 65000, 1386, false), transporttest.TCP(i, 65000, 8900, true),
+						transporttest.TCP(i, 65000, 1362, false), transporttest.TCP(i, 65000, 1300, true),
 						transporttest.UDP(i, 30000, 1000, i%2 == 0), transporttest.TCP(i, 100, 0, false),
 					} {
 						b.takes(t, a, f)
 					}
+				}
+				if runs := b.socket.runs.Load(); (runs > 0) != (o.GSO && o.GRO) {
+					t.Errorf("%d runs were read", runs)
 				}
 			})
 		}
@@ -238,10 +272,10 @@ func BenchmarkLoopback(b *testing.B) {
 		{"sealed, no offload", &[32]byte{1}, udp.Offload{}}, {"sealed", &[32]byte{1}, udp.Probe()},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			from, to := newLoop(b, "127.0.0.1", bm.key, bm.o)
+			from, to := newLoop(b, "127.0.0.1", bm.key, bm.o, 1500)
 			to.discard.Store(true)
-			from.await(b, "up with an MTU", func(s transport.State) bool { return s.Up && s.MTU > 9000 })
-			pk := frame.Packet{Src: host1, Dst: host2, Frame: transporttest.TCP(1, 65000, 1386, false)}
+			from.await(b, "up with an MTU", func(s transport.State) bool { return s.Up && s.MTU > 1400 })
+			pk := frame.Packet{Src: host1, Dst: host2, Frame: transporttest.TCP(1, 65000, 1362, false)}
 			segments := int64(len(transporttest.Segments(pk.Frame)))
 			sent := to.frames.Load()
 			lost := time.NewTimer(time.Minute)
