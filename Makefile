@@ -60,7 +60,7 @@ microbench: ## run the Go benchmarks that match BENCH (all)
 
 dist/bench: build
 	$(GO) build -trimpath -o $@ ./integration/bench
-.PHONY: dist/bench portable
+.PHONY: dist/bench
 
 bench: dist/bench ## measure meshd beside other overlays (root; ONLY, ROUNDS, BENCHTIME, OUT)
 	@.ci/need iperf3 fastd? tincd? openvpn? nebula?
