@@ -62,7 +62,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds meshd, or takes the one that MESHD_BINARY names.
+// build builds meshd, or takes the one that MESHD_BINARY names. Tests that run with
+// the race detector build it with the race detector too, and so find its races.
 func build(dir string) (string, error) {
 	if path := os.Getenv("MESHD_BINARY"); path != "" {
 		return filepath.Abs(path)
@@ -74,6 +75,10 @@ func build(dir string) (string, error) {
 	}
 	cmd := exec.Command("go", "build", "-o", path, "meshd/cmd/meshd")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if raceEnabled {
+		cmd = exec.Command("go", "build", "-race", "-o", path, "meshd/cmd/meshd")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build meshd: %w\n%s", err, out)
 	}

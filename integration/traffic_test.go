@@ -96,8 +96,10 @@ func TestTraffic(t *testing.T) {
 		name string
 		env  []string
 	}{
-		{"plain", nil},
+		{"no password", nil},
 		{"password", []string{"MESHD_PASSWORD=a long enough password for a test"}},
+		{"sleeve, plain", []string{"MESHD_TRANSPORTS=sleeve"}},
+		{"sleeve, password", []string{"MESHD_TRANSPORTS=sleeve", "MESHD_PASSWORD=a long enough password for a test"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -19,9 +19,10 @@ func (v *vector) add(b []byte) {
 
 // write writes the pieces as one frame. There are at least one and, as a
 // frame.Joiner makes them, far fewer than the kernel's limit (IOV_MAX, readv(2)).
+// It does not wait, and is a raw call as readNow is.
 func (v vector) write(fd int) error {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(fd), uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
 		switch errno {
 		case 0:
 			return nil

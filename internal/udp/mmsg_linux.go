@@ -14,9 +14,13 @@ type mmsghdr struct {
 
 // mmsg does recvmmsg or sendmmsg, without waiting, and returns how many messages
 // the kernel took. hdrs is not empty.
+//
+// Go's scheduler is not told of the call (RawSyscall6): a sendmmsg does much of
+// the receiver's work where both ends are on one machine, takes longer than the
+// scheduler lets a system call have its processor, and would have to get it back.
 func mmsg(trap uintptr, fd int, hdrs []mmsghdr) (int, unix.Errno) {
 	for {
-		done, _, errno := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(hdrs))),
+		done, _, errno := unix.RawSyscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(hdrs))),
 			uintptr(len(hdrs)), unix.MSG_DONTWAIT, 0, 0)
 		if errno == 0 {
 			return int(done), 0

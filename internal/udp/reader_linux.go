@@ -111,7 +111,7 @@ func (c *Conn) receive(hdrs []mmsghdr) (int, error) {
 			return 0, fmt.Errorf("recvmmsg: %w", errno)
 		case tries < yields:
 			tries++
-			_, _, _ = unix.Syscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
+			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 		default:
 			if err := c.poll(); err != nil {
 				return 0, err
