@@ -105,7 +105,7 @@ func rewrite(t *testing.T, items []byte) (b []byte) {
 		size, isTested := i.Tested()
 		switch {
 		case isFrame:
-			b = AppendNativePacket(b, &p, i.Partial)
+			b = AppendNativePacket(b, &p)
 		case isPart:
 			b = AppendNativePart(b, &f)
 		case isQuestion:
@@ -311,7 +311,7 @@ func TestNativeKeysDiffer(t *testing.T) {
 }
 
 func TestNativeItemRefusals(t *testing.T) {
-	good := AppendNativePacket(nil, &nativePacket, false)
+	good := AppendNativePacket(nil, &nativePacket)
 	part := NativePart{Packet: nativePacket, ID: 1, Offset: 8, Total: 8 + len(nativePacket.Frame.Data)}
 	change := func(b []byte, at int, to ...byte) []byte {
 		b = bytes.Clone(b)
@@ -392,7 +392,7 @@ func TestNativeDoesNotAllocate(t *testing.T) {
 		n := testing.AllocsPerRun(1000, func() {
 			p := nativePacket
 			p.Frame.Data = data
-			d, err := seal.Seal(AppendNativePacket(buf[:NativeHeaderLen], &p, true))
+			d, err := seal.Seal(AppendNativePacket(buf[:NativeHeaderLen], &p))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -413,7 +413,7 @@ func TestNativeDoesNotAllocate(t *testing.T) {
 }
 
 func FuzzNativeReader(f *testing.F) {
-	f.Add(AppendNativePacket(AppendNativeTested(nil, 1500), &nativePacket, true))
+	f.Add(AppendNativePacket(AppendNativeTested(nil, 1500), &nativePacket))
 	f.Add(AppendNativePart(nil, &NativePart{Packet: nativePacket, Total: 21}))
 	f.Add(AppendNativeProbe(AppendNativeReply(nil, NativeAnswer{}), NativeQuestion{}))
 	f.Add(append(AppendNativeTest(nil, 40), 1))

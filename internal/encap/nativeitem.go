@@ -43,9 +43,7 @@ import (
 //	           +------+
 //
 // src and dst are peer names; hops says how many more neighbours may pass the
-// frame on, the receiver not counted, and is at least 1 there. The bit 0x80 of a
-// frame's or fragment's type says that the TCP or UDP checksum in it covers the
-// pseudo header only. heard is how many milliseconds ago the sender last had a
+// frame on, the receiver not counted, and is at least 1 there. heard is how many milliseconds ago the sender last had a
 // datagram of the receiver, all ones: never. A reply has its probe's sequence
 // number, and how many datagrams from the neighbour's address did not open. A test
 // is answered with the size in bytes of the datagram that brought it.
@@ -67,8 +65,6 @@ const (
 	probeBody     = 8
 	replyBody     = 8
 	testedBody    = 2
-
-	nativePartial = 0x80
 )
 
 // NativeType is what an item is.
@@ -86,10 +82,9 @@ const (
 
 // NativeItem is one item. What its body has is read by the method of its type.
 type NativeItem struct {
-	Type    NativeType
-	Partial bool  // the L4 checksum of the frame is partial
-	Hops    uint8 // of a frame or fragment
-	body    []byte
+	Type NativeType
+	Hops uint8 // of a frame or fragment
+	body []byte
 }
 
 // NativeReader walks the items of one datagram. It does not allocate.
@@ -115,8 +110,8 @@ func (r *NativeReader) Next() (NativeItem, bool) {
 		return r.fail()
 	}
 	i := NativeItem{
-		Type: NativeType(r.rest[0] &^ nativePartial), Partial: r.rest[0]&nativePartial != 0,
-		Hops: r.rest[offItemHops], body: r.rest[NativeItemHeader:end:end],
+		Type: NativeType(r.rest[0]), Hops: r.rest[offItemHops],
+		body: r.rest[NativeItemHeader:end:end],
 	}
 	r.rest = r.rest[end:]
 	return i, true
@@ -145,11 +140,10 @@ func (i NativeItem) Packet() (frame.Packet, bool) {
 
 // NativePart is a fragment of a frame.
 type NativePart struct {
-	Packet  frame.Packet // its frame has the fragment's bytes
-	Partial bool
-	ID      uint32
-	Offset  int // of the bytes in the frame
-	Total   int // length of the frame
+	Packet frame.Packet // its frame has the fragment's bytes
+	ID     uint32
+	Offset int // of the bytes in the frame
+	Total  int // length of the frame
 }
 
 // Part reads a fragment. It is false for one that is empty or reaches beyond its
@@ -160,11 +154,10 @@ func (i NativeItem) Part() (NativePart, bool) {
 		return NativePart{}, false
 	}
 	f := NativePart{
-		Packet:  frame.Packet{Src: frame.PeerNameOf(b), Dst: frame.PeerNameOf(b[offBodyDst:]), Hops: i.Hops},
-		Partial: i.Partial,
-		ID:      binary.BigEndian.Uint32(b[offBodyFrame:]),
-		Offset:  int(binary.BigEndian.Uint16(b[offFragOffset:])),
-		Total:   int(binary.BigEndian.Uint16(b[offFragTotal:])),
+		Packet: frame.Packet{Src: frame.PeerNameOf(b), Dst: frame.PeerNameOf(b[offBodyDst:]), Hops: i.Hops},
+		ID:     binary.BigEndian.Uint32(b[offBodyFrame:]),
+		Offset: int(binary.BigEndian.Uint16(b[offFragOffset:])),
+		Total:  int(binary.BigEndian.Uint16(b[offFragTotal:])),
 	}
 	f.Packet.Frame.Data = b[offFragData:]
 	ok := f.Packet.Src != 0 && f.Packet.Dst != 0 && f.Total >= frame.HeaderLen &&
@@ -213,25 +206,25 @@ func (i NativeItem) Tested() (size int, ok bool) {
 
 // PutNativePacket writes what stands before a frame of length bytes to the first
 // NativePacketHeader bytes of b. p's frame is not looked at.
-func PutNativePacket(b []byte, p *frame.Packet, partial bool, length int) {
-	putItem(b, NativeFrame, partial, p.Hops, offBodyFrame+length)
+func PutNativePacket(b []byte, p *frame.Packet, length int) {
+	putItem(b, NativeFrame, p.Hops, offBodyFrame+length)
 	p.Src.Put(b[NativeItemHeader:])
 	p.Dst.Put(b[NativeItemHeader+offBodyDst:])
 }
 
 // AppendNativePacket appends a frame. Its length and Hops must be fit for
 // NativeItem.Packet.
-func AppendNativePacket(b []byte, p *frame.Packet, partial bool) []byte {
+func AppendNativePacket(b []byte, p *frame.Packet) []byte {
 	var header [NativePacketHeader]byte
-	PutNativePacket(header[:], p, partial, len(p.Frame.Data))
+	PutNativePacket(header[:], p, len(p.Frame.Data))
 	return append(append(b, header[:]...), p.Frame.Data...)
 }
 
 // AppendNativePart appends a fragment, which must be fit for NativeItem.Part.
 func AppendNativePart(b []byte, f *NativePart) []byte {
 	var header [NativePacketHeader]byte
-	PutNativePacket(header[:], &f.Packet, f.Partial, 0)
-	putItem(header[:], NativeFragment, f.Partial, f.Packet.Hops, offFragData+len(f.Packet.Frame.Data))
+	PutNativePacket(header[:], &f.Packet, 0)
+	putItem(header[:], NativeFragment, f.Packet.Hops, offFragData+len(f.Packet.Frame.Data))
 	b = append(b, header[:]...)
 	b = binary.BigEndian.AppendUint32(b, f.ID)
 	b = binary.BigEndian.AppendUint16(b, uint16(f.Offset))
@@ -268,15 +261,11 @@ func AppendNativeTested(b []byte, size int) []byte {
 
 func appendItem(b []byte, t NativeType, length int) []byte {
 	var header [NativeItemHeader]byte
-	putItem(header[:], t, false, 0, length)
+	putItem(header[:], t, 0, length)
 	return append(b, header[:]...)
 }
 
-func putItem(b []byte, t NativeType, partial bool, hops uint8, length int) {
-	b[0] = byte(t)
-	if partial {
-		b[0] |= nativePartial
-	}
-	b[offItemHops] = hops
+func putItem(b []byte, t NativeType, hops uint8, length int) {
+	b[0], b[offItemHops] = byte(t), hops
 	binary.BigEndian.PutUint16(b[offItemLen:], uint16(length))
 }

@@ -9,67 +9,46 @@ import "encoding/binary"
 //   - TCP: its own sequence number; FIN and PSH on the last one only, CWR on the
 //     first one only
 //   - IPv4: an identification that counts up from that of the whole
-//   - complete checksums, unless Partial is set
+//   - complete checksums
 //
 // An ordinary frame is one segment. The zero value is ready for Begin, and may
 // be used for one frame after the other. Not for concurrent use.
 type Cutter struct {
-	// Partial leaves the checksums of TCP and UDP unfinished: segments then have
-	// the Offload that SegmentOffload returns. To be set before Begin.
-	Partial bool
-
 	frame    Frame
 	at       layers
 	segments int
 	done     int // how many segments Next has returned
 	size     int // payload bytes of each segment but the last
 
-	cut     bool   // the frame is cut: segments > 1
-	sumOff  bool   // UDP without a checksum
-	partial bool   // checksums are left unfinished
-	pseudo  uint16 // sum of the pseudo header without length
-	l3Sum   uint16 // sum of what is equal in all segments' IPv4 headers
-	l4Sum   uint16 // the same of TCP or UDP
+	cut    bool   // the frame is cut: segments > 1
+	sumOff bool   // UDP without a checksum
+	pseudo uint16 // sum of the pseudo header without length
+	l3Sum  uint16 // sum of what is equal in all segments' IPv4 headers
+	l4Sum  uint16 // the same of TCP or UDP
 }
 
 // Begin takes the frame to cut; it is borrowed until Next has returned false or
 // the next Begin. The error is ErrOffload where the frame's Offload does not
 // fit its bytes (see CheckOffload); it then has no segments.
 func (c *Cutter) Begin(f Frame) error {
-	*c = Cutter{Partial: c.Partial}
+	*c = Cutter{}
 	l, err := checkOffload(f)
 	if err != nil {
 		return err
 	}
 	c.frame, c.segments, c.at = f, 1, l
 	if f.Offload.GSOType == GSONone {
-		c.beginWhole()
 		return nil
 	}
 	payload := l.end - l.payload
 	c.size = int(f.Offload.GSOSize)
 	if payload <= c.size { // Linux takes it for an ordinary frame as well
-		c.partial = c.Partial && f.Offload.Flags&NeedsCsum != 0
 		return nil
 	}
 	c.cut = true
 	c.segments = (payload + c.size - 1) / c.size
 	c.sumHeaders()
-	c.partial = c.Partial && !c.sumOff
 	return nil
-}
-
-// beginWhole decides whether the checksum of an ordinary frame stays unfinished:
-// only where the receiver can find it from the frame's bytes alone.
-func (c *Cutter) beginWhole() {
-	o := c.frame.Offload
-	if !c.Partial || o.Flags&NeedsCsum == 0 {
-		return
-	}
-	l, ok := findLayers(c.frame.Data)
-	if ok && l.end == len(c.frame.Data) && int(o.CsumStart) == l.l4 {
-		c.at, c.partial = l, true
-	}
 }
 
 // Segments returns how many segments the frame has in all.
@@ -82,17 +61,6 @@ func (c *Cutter) SegmentLen() int {
 		return len(c.frame.Data)
 	}
 	return c.at.payload + c.size
-}
-
-// SegmentOffload returns the Offload that each segment has: zero for complete
-// checksums. With Partial it is what PartialSum finds in the segment, unless
-// there is no checksum or the place of it cannot be found from the bytes; then
-// it is complete and the Offload zero.
-func (c *Cutter) SegmentOffload() Offload {
-	if !c.partial {
-		return Offload{}
-	}
-	return c.at.partial()
 }
 
 // Next appends the next segment to dst, which grows where it has no room. ok is
@@ -127,7 +95,7 @@ func (c *Cutter) appendWhole(dst []byte) []byte {
 	base := len(dst)
 	dst = append(dst, c.frame.Data...)
 	o := c.frame.Offload
-	if o.Flags&NeedsCsum == 0 || c.partial {
+	if o.Flags&NeedsCsum == 0 {
 		return dst
 	}
 	t := dst[base+int(o.CsumStart):]
@@ -193,15 +161,11 @@ func (c *Cutter) putTCP(seg []byte, i int) {
 	if i < c.segments-1 {
 		t[tcpFlags] &^= tcpFIN | tcpPSH
 	}
-	sum := add(c.pseudo, uint16(len(t)))
-	if !c.partial {
-		sum = add(sum, c.l4Sum)
-		sum = add(sum, binary.BigEndian.Uint16(t[tcpSeq:]))
-		sum = add(sum, binary.BigEndian.Uint16(t[tcpSeq+2:]))
-		sum = add(sum, binary.BigEndian.Uint16(t[tcpOff:]))
-		sum = ^Sum(sum, seg[c.at.payload:])
-	}
-	binary.BigEndian.PutUint16(t[tcpChecksum:], sum)
+	sum := add(add(c.pseudo, uint16(len(t))), c.l4Sum)
+	sum = add(sum, binary.BigEndian.Uint16(t[tcpSeq:]))
+	sum = add(sum, binary.BigEndian.Uint16(t[tcpSeq+2:]))
+	sum = add(sum, binary.BigEndian.Uint16(t[tcpOff:]))
+	binary.BigEndian.PutUint16(t[tcpChecksum:], ^Sum(sum, seg[c.at.payload:]))
 }
 
 // putUDP writes a segment's own length and checksum into its UDP header.
@@ -212,10 +176,6 @@ func (c *Cutter) putUDP(seg []byte) {
 	if c.sumOff {
 		return
 	}
-	sum := add(c.pseudo, length)
-	if !c.partial {
-		sum = add(add(sum, c.l4Sum), length)
-		sum = notZero(^Sum(sum, t[udpHeaderLen:]))
-	}
-	binary.BigEndian.PutUint16(t[udpChecksum:], sum)
+	sum := add(add(add(c.pseudo, length), c.l4Sum), length)
+	binary.BigEndian.PutUint16(t[udpChecksum:], notZero(^Sum(sum, t[udpHeaderLen:])))
 }

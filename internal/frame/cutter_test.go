@@ -56,8 +56,8 @@ func TestCutTCP(t *testing.T) {
 	var c Cutter
 	f := r.super(1000)
 	segs := cutAll(t, &c, f)
-	if len(segs) != 3 || c.Segments() != 3 || c.SegmentLen() != 66+1000 || c.SegmentOffload() != (Offload{}) {
-		t.Fatalf("%d segments, said %d of %d bytes, %+v", len(segs), c.Segments(), c.SegmentLen(), c.SegmentOffload())
+	if len(segs) != 3 || c.Segments() != 3 || c.SegmentLen() != 66+1000 {
+		t.Fatalf("%d segments, said %d of %d bytes", len(segs), c.Segments(), c.SegmentLen())
 	}
 	wantFlags := []byte{tcpACK | tcpCWR | tcpECE, tcpACK | tcpECE, tcpACK | tcpECE | tcpPSH | tcpFIN}
 	var payload []byte
@@ -102,54 +102,18 @@ func TestCutUDP(t *testing.T) {
 	f := r.super(2)
 	f.Offload.Flags = 0
 	copy(f.Data[HeaderLen+20+udpChecksum:], []byte{0, 0})
-	for _, c.Partial = range []bool{false, true} {
-		segs = cutAll(t, &c, f)
-		if len(segs) != 2 || c.SegmentOffload() != (Offload{}) {
-			t.Fatalf("%d segments, %+v", len(segs), c.SegmentOffload())
-		}
-		for i, s := range segs {
-			if sum := s[HeaderLen+20+udpChecksum:][:2]; !bytes.Equal(sum, []byte{0, 0}) {
-				t.Errorf("datagram %d without a checksum got %x", i, sum)
-			}
+	if segs = cutAll(t, &c, f); len(segs) != 2 {
+		t.Fatalf("%d segments", len(segs))
+	}
+	for i, s := range segs {
+		if sum := s[HeaderLen+20+udpChecksum:][:2]; !bytes.Equal(sum, []byte{0, 0}) {
+			t.Errorf("datagram %d without a checksum got %x", i, sum)
 		}
 	}
 }
 
-// TestCutPartial: what is left unfinished is found by the receiver and completed
-// to what would have been made at once.
-func TestCutPartial(t *testing.T) {
-	rng := rand.New(rand.NewPCG(7, 8))
-	complete, left, again := Cutter{}, Cutter{Partial: true}, Cutter{}
-	for i := range 500 {
-		r := randomRecipe(rng, 9000)
-		f := r.super(1 + rng.IntN(3000))
-		if i%4 == 0 {
-			f = r.partial()
-		}
-		want, got := cutAll(t, &complete, f), cutAll(t, &left, f)
-		if len(got) != len(want) {
-			t.Fatalf("%d partial segments, %d complete ones", len(got), len(want))
-		}
-		for i := range want {
-			o, ok := PartialSum(got[i])
-			if !ok || o != left.SegmentOffload() {
-				t.Fatalf("PartialSum(%x) = %+v, %v, want %+v", got[i], o, ok, left.SegmentOffload())
-			}
-			whole := cutAll(t, &again, Frame{Data: got[i], Offload: o})
-			l, _ := findLayers(want[i])
-			if at := l.l4 + l.checksumOffset(); want[i][at]|want[i][at+1] == 0 {
-				copy(want[i][at:], []byte{0xff, 0xff}) // the other zero
-			}
-			if len(whole) != 1 || !bytes.Equal(whole[0], want[i]) {
-				t.Fatalf("%x was completed to %x, want %x", got[i], whole[0], want[i])
-			}
-		}
-	}
-}
-
-// TestCutPartialHidden: a checksum whose place the receiver could not know is
-// completed even so.
-func TestCutPartialHidden(t *testing.T) {
+// TestCutInTunnel: an unfinished checksum inside a tunnel is completed too.
+func TestCutInTunnel(t *testing.T) {
 	inner := flow(100).partial()
 	inner.Data[1] |= 2 // another frame, so that its sum is wrong if it is taken for the outer one's
 	outer := recipe{udp: true, ports: 0x12b5_12b5, payload: append(make([]byte, 8), inner.Data...)}
@@ -159,10 +123,10 @@ func TestCutPartialHidden(t *testing.T) {
 	gre := bytes.Clone(vxlan.Data)
 	gre[HeaderLen+ipv4Proto] = 47
 	for name, f := range map[string]Frame{"VXLAN": vxlan, "GRE": {Data: gre, Offload: vxlan.Offload}} {
-		c := Cutter{Partial: true}
+		var c Cutter
 		segs := cutAll(t, &c, f)
-		if len(segs) != 1 || c.SegmentOffload() != (Offload{}) {
-			t.Fatalf("%s: %d segments, %+v", name, len(segs), c.SegmentOffload())
+		if len(segs) != 1 {
+			t.Fatalf("%s: %d segments", name, len(segs))
 		}
 		wholeSum(t, segs[0][at:])
 	}
@@ -229,12 +193,12 @@ func FuzzCut(f *testing.F) {
 			s = r.partial()
 		}
 		o := s.Offload
-		f.Add(s.Data, o.Flags, o.GSOType, o.GSOSize, o.CsumStart, o.CsumOffset, i%2 == 0)
+		f.Add(s.Data, o.Flags, o.GSOType, o.GSOSize, o.CsumStart, o.CsumOffset)
 	}
-	f.Fuzz(func(t *testing.T, b []byte, flags, gso uint8, size, start, offset uint16, partial bool) {
+	f.Fuzz(func(t *testing.T, b []byte, flags, gso uint8, size, start, offset uint16) {
 		before := bytes.Clone(b)
 		in := Frame{Data: b, Offload: Offload{Flags: flags, GSOType: gso, GSOSize: size, CsumStart: start, CsumOffset: offset}}
-		c := Cutter{Partial: partial}
+		var c Cutter
 		err := c.Begin(in)
 		if check := CheckOffload(in); !errors.Is(check, err) || err != nil && !errors.Is(err, ErrOffload) {
 			t.Fatalf("Begin = %v, CheckOffload = %v", err, check)
@@ -277,9 +241,6 @@ func sameBytes(t *testing.T, c *Cutter, b []byte, segs [][]byte) {
 		if len(s) > c.SegmentLen() || i < len(segs)-1 && len(s) != c.SegmentLen() {
 			t.Fatalf("segment %d of %d has %d bytes, %d were told", i, len(segs), len(s), c.SegmentLen())
 		}
-		if err := CheckOffload(Frame{Data: s, Offload: c.SegmentOffload()}); err != nil {
-			t.Fatalf("segment %d: %v of %+v", i, err, c.SegmentOffload())
-		}
 		payload = append(payload, s[header:]...)
 	}
 	if len(payload) != len(b) {
@@ -292,22 +253,20 @@ func sameBytes(t *testing.T, c *Cutter, b []byte, segs [][]byte) {
 
 func BenchmarkCut(b *testing.B) {
 	for _, size := range []int{1336, 1448} {
-		for _, partial := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%d/partial=%v", size, partial), func(b *testing.B) {
-				f, dst := flow(65535-52).super(size), make([]byte, 0, 80000)
-				c := Cutter{Partial: partial}
-				b.SetBytes(int64(len(f.Data)))
-				b.ReportAllocs()
-				for b.Loop() {
-					if err := c.Begin(f); err != nil {
-						b.Fatal(err)
-					}
-					dst = dst[:0]
-					for ok := true; ok; {
-						dst, ok = c.Next(dst)
-					}
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			f, dst := flow(65535-52).super(size), make([]byte, 0, 80000)
+			var c Cutter
+			b.SetBytes(int64(len(f.Data)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := c.Begin(f); err != nil {
+					b.Fatal(err)
 				}
-			})
-		}
+				dst = dst[:0]
+				for ok := true; ok; {
+					dst, ok = c.Next(dst)
+				}
+			}
+		})
 	}
 }

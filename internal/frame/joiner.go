@@ -94,7 +94,6 @@ type group struct {
 	flags   uint8  // FIN and PSH of the last segment
 	lone    bool   // it is not joined to any
 	closed  bool   // nothing is joined to it
-	partial bool   // checksums are unfinished
 	checked bool   // the first frame's checksums are right
 	pseudo  uint16 // sum of the pseudo header without length, once checked
 }
@@ -104,8 +103,8 @@ func NewJoiner(can JoinWhat) *Joiner { return &Joiner{can: can} }
 
 // Join joins what it can of a batch. frames is borrowed for as long as the
 // result is used, which is valid until the next call. Frames that are
-// super-frames already, or have an Offload that does not fit, are passed on as
-// they are. It allocates only while it meets a larger batch than ever before.
+// super-frames already, or have unfinished checksums, are passed on as they are.
+// It allocates only while it meets a larger batch than ever before.
 func (j *Joiner) Join(frames []Frame) []Joined {
 	j.frames = frames
 	j.used, j.old = 0, 0
@@ -158,7 +157,6 @@ func (j *Joiner) begin(g *group, f *Frame, l *layers) {
 	g.at = *l
 	g.size = l.end - l.payload
 	g.payload = g.size
-	g.partial = f.Offload.Flags&NeedsCsum != 0
 	if g.lone = !j.takes(f, l); g.lone {
 		g.closed = true
 		return
@@ -181,9 +179,8 @@ func (j *Joiner) takes(f *Frame, l *layers) bool {
 		hdr = ipv6HeaderLen
 	}
 	switch {
-	case o.GSOType != GSONone || o.Flags&^(NeedsCsum|DataValid) != 0 || j.can&l.join() == 0,
-		l.l4-l.l3 != hdr || l.payload == l.end || l.end != len(f.Data),
-		o.Flags&NeedsCsum != 0 && (int(o.CsumStart) != l.l4 || int(o.CsumOffset) != l.checksumOffset()):
+	case o.GSOType != GSONone || o.Flags&^DataValid != 0 || j.can&l.join() == 0,
+		l.l4-l.l3 != hdr || l.payload == l.end || l.end != len(f.Data):
 		return false
 	case l.proto == protoTCP:
 		return t[tcpFlags]&(tcpSYN|tcpRST|tcpURG|tcpCWR) == 0
@@ -233,7 +230,7 @@ func (j *Joiner) fits(to, g *group) bool {
 		most = maxUDPPieces
 	}
 	switch {
-	case to.at.payload != g.at.payload || to.partial != g.partial || g.size > to.size,
+	case to.at.payload != g.at.payload || g.size > to.size,
 		to.count == most || g.at.payload-g.at.l3+to.payload+g.size > maxJoinedIP,
 		!fitsIP(to, a[to.at.l3:], b[g.at.l3:]):
 		return false
@@ -281,11 +278,7 @@ func (j *Joiner) verify(g *group, pseudo uint16) bool {
 	if !l.v6 && Checksum(b[l.l3:l.l4]) != 0 {
 		return false
 	}
-	sum := add(pseudo, uint16(l.end-l.l4))
-	if g.partial {
-		return binary.BigEndian.Uint16(b[l.l4+l.checksumOffset():]) == sum
-	}
-	return Sum(sum, b[l.l4:l.end]) == 0xffff
+	return Sum(add(pseudo, uint16(l.end-l.l4)), b[l.l4:l.end]) == 0xffff
 }
 
 // find returns the place in open of the flow that the frame b belongs to, or -1.

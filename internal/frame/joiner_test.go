@@ -19,11 +19,10 @@ func frames(o Offload, segs ...[]byte) (f []Frame) {
 }
 
 // segments cuts a super-frame into the frames that a transport would bring.
-func segments(t testing.TB, f Frame, partial bool) []Frame {
+func segments(t testing.TB, f Frame) []Frame {
 	t.Helper()
-	c := Cutter{Partial: partial}
-	segs := cutAll(t, &c, f)
-	return frames(c.SegmentOffload(), segs...)
+	var c Cutter
+	return frames(Offload{}, cutAll(t, &c, f)...)
 }
 
 // counts tells of how many frames each joined one is made.
@@ -113,7 +112,7 @@ func wantCutTo(t testing.TB, f Frame, want []Frame) {
 	if c.L3+c.Len != len(f.Data) || c.Len > maxJoinedIP {
 		t.Fatalf("a joined packet has %d bytes and is in a frame of %d", c.Len, len(f.Data))
 	}
-	got := segments(t, f, want[0].Offload.Flags&NeedsCsum != 0)
+	got := segments(t, f)
 	if len(got) != len(want) {
 		t.Fatalf("%d frames were joined and cut to %d", len(want), len(got))
 	}
@@ -137,7 +136,7 @@ func TestJoinRandom(t *testing.T) {
 			r := randomRecipe(rng, 3000)
 			r.flags &^= tcpCWR
 			r.ipOpts, r.ext, r.ports = nil, nil, uint32(i)<<16|1
-			segs := segments(t, r.super(1+max(len(r.payload)/(1+rng.IntN(60)), 1)), rng.IntN(2) == 0)
+			segs := segments(t, r.super(1+max(len(r.payload)/(1+rng.IntN(60)), 1)))
 			flows = append(flows, segs)
 			pieces += len(segs)
 		}
@@ -173,7 +172,7 @@ func TestJoinHostile(t *testing.T) {
 		for i := range 1 + rng.IntN(5) {
 			r := randomRecipe(rng, 1000)
 			r.ports = uint32(i)
-			flows = append(flows, segments(t, r.super(1+rng.IntN(300)), rng.IntN(2) == 0))
+			flows = append(flows, segments(t, r.super(1+rng.IntN(300))))
 		}
 		in := shuffle(rng, flows)
 		for range rng.IntN(6) {
@@ -257,57 +256,49 @@ func TestJoinRules(t *testing.T) {
 		{"other destination MAC", udp, func(b []byte, l layers) { b[0]++ }, []int{3, 1}},
 	}
 	for _, tt := range tests {
-		for _, partial := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s/partial=%v", tt.name, partial), func(t *testing.T) {
-				in := segments(t, tt.r.super(100), partial)
-				l, _ := findLayers(in[2].Data)
-				tt.edit(in[2].Data, l)
-				resum(&in[2], l)
-				out := NewJoiner(joinAll).Join(in)
-				wantUndone(t, in, out)
-				if got := counts(out); fmt.Sprint(got) != fmt.Sprint(tt.want) {
-					t.Errorf("joined to %v, want %v", got, tt.want)
-				}
-			})
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			in := segments(t, tt.r.super(100))
+			l, _ := findLayers(in[2].Data)
+			tt.edit(in[2].Data, l)
+			resum(in[2].Data, l)
+			out := NewJoiner(joinAll).Join(in)
+			wantUndone(t, in, out)
+			if got := counts(out); fmt.Sprint(got) != fmt.Sprint(tt.want) {
+				t.Errorf("joined to %v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 
-// resum makes the checksums of a frame right again, as they were complete or not.
-func resum(f *Frame, l layers) {
-	b := f.Data
+// resum makes the checksums of a frame right again.
+func resum(b []byte, l layers) {
 	if !l.v6 {
 		putIPv4Checksum(b[l.l3:l.l4])
 	}
 	sum := b[l.l4+l.checksumOffset():]
-	pseudo := PseudoSum(l.addrs(b), l.proto, l.end-l.l4)
-	binary.BigEndian.PutUint16(sum, pseudo)
-	if f.Offload.Flags&NeedsCsum == 0 {
-		binary.BigEndian.PutUint16(sum, ^Sum(0, b[l.l4:l.end]))
-	}
+	binary.BigEndian.PutUint16(sum, PseudoSum(l.addrs(b), l.proto, l.end-l.l4))
+	binary.BigEndian.PutUint16(sum, ^Sum(0, b[l.l4:l.end]))
 }
 
 // TestJoinChecksums: a wrong checksum keeps a segment out, and stays wrong.
 func TestJoinChecksums(t *testing.T) {
 	for _, udp := range []bool{false, true} {
 		for wrong := range 4 {
-			for _, partial := range []bool{false, true} {
-				for _, header := range []bool{false, true} {
-					r := flow(400)
-					r.udp = udp
-					in := segments(t, r.super(100), partial)
-					l, _ := findLayers(in[wrong].Data)
-					at := l.l4 + l.checksumOffset()
-					if header {
-						at = l.l3 + ipv4Checksum
-					}
-					in[wrong].Data[at] ^= 0x40
-					out := NewJoiner(joinAll).Join(in)
-					wantUndone(t, in, out)
-					want := [][]int{{1, 3}, {1, 1, 2}, {2, 1, 1}, {3, 1}}[wrong]
-					if got := counts(out); fmt.Sprint(got) != fmt.Sprint(want) {
-						t.Errorf("segment %d of 4 wrong: joined to %v, want %v", wrong, got, want)
-					}
+			for _, header := range []bool{false, true} {
+				r := flow(400)
+				r.udp = udp
+				in := segments(t, r.super(100))
+				l, _ := findLayers(in[wrong].Data)
+				at := l.l4 + l.checksumOffset()
+				if header {
+					at = l.l3 + ipv4Checksum
+				}
+				in[wrong].Data[at] ^= 0x40
+				out := NewJoiner(joinAll).Join(in)
+				wantUndone(t, in, out)
+				want := [][]int{{1, 3}, {1, 1, 2}, {2, 1, 1}, {3, 1}}[wrong]
+				if got := counts(out); fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Errorf("segment %d of 4 wrong: joined to %v, want %v", wrong, got, want)
 				}
 			}
 		}
@@ -316,7 +307,7 @@ func TestJoinChecksums(t *testing.T) {
 
 // TestJoinNot: frames that are left alone, and end what their flow has open.
 func TestJoinNot(t *testing.T) {
-	run := segments(t, flow(400).super(100), false)
+	run := segments(t, flow(400).super(100))
 	ack := flow(0)
 	super := flow(300)
 	opts, ext, off := flow(100), flow(100), flow(100)
@@ -352,7 +343,7 @@ func TestJoinNot(t *testing.T) {
 		{"UDP with padding", joinAll, twice(long), []int{1, 1}},
 		{"UDP length too short", joinAll, twice(shorter), []int{1, 1}},
 		{"checked by somebody", joinAll, frames(Offload{Flags: DataValid}, run[0].Data, run[1].Data), []int{2}},
-		{"complete and not", joinAll, append(run[:2:2], segments(t, flow(400).super(100), true)[2:]...), []int{2, 2}},
+		{"complete and not", joinAll, append(run[:2:2], frames(flow(100).partial().Offload, run[2].Data, run[3].Data)...), []int{2, 1, 1}},
 		{"wrong place of the sum", joinAll, frames(Offload{Flags: NeedsCsum, CsumStart: 14, CsumOffset: 10}, run[0].Data, run[1].Data), []int{1, 1}},
 		{"no TCP over IPv4", JoinTCPv6 | JoinUDP, run, []int{1, 1, 1, 1}},
 		{"nothing", 0, run, []int{1, 1, 1, 1}},
@@ -423,7 +414,7 @@ func TestJoinManyFlows(t *testing.T) {
 		for i := range 3 * maxFlows {
 			r := flow(300)
 			r.ports = uint32(i)
-			in = append(in, segments(t, r.super(100), false)[n])
+			in = append(in, segments(t, r.super(100))[n])
 		}
 	}
 	out := NewJoiner(joinAll).Join(in)
@@ -434,10 +425,10 @@ func TestJoinManyFlows(t *testing.T) {
 }
 
 func TestJoinAllocations(t *testing.T) {
-	in := segments(t, flow(60000).super(1448), false)
+	in := segments(t, flow(60000).super(1448))
 	other := flow(20000)
 	other.v6, other.udp = true, true
-	in = append(in, segments(t, other.super(500), true)...)
+	in = append(in, segments(t, other.super(500))...)
 	j := NewJoiner(joinAll)
 	out := j.Join(in)
 	if fmt.Sprint(counts(out)) != "[42 40]" {
@@ -458,7 +449,7 @@ func FuzzJoin(f *testing.F) {
 			r.ipOpts, r.ext = nil, nil
 		}
 		var seed []byte
-		for _, s := range segments(f, r.super(1+rng.IntN(60)), i%3 == 0) {
+		for _, s := range segments(f, r.super(1+rng.IntN(60))) {
 			seed = binary.BigEndian.AppendUint16(seed, uint16(len(s.Data)))
 			seed = append(append(seed, s.Offload.Flags), s.Data...)
 		}
@@ -471,7 +462,9 @@ func FuzzJoin(f *testing.F) {
 			n, flags := min(int(binary.BigEndian.Uint16(b)), len(b)-3), b[2]
 			fr := Frame{Data: b[3 : 3+n]}
 			if flags&NeedsCsum != 0 {
-				fr.Offload, _ = PartialSum(fr.Data)
+				if l, ok := findLayers(fr.Data); ok {
+					fr.Offload = l.partial()
+				}
 			}
 			in = append(in, fr)
 			b = b[3+n:]
@@ -483,22 +476,20 @@ func FuzzJoin(f *testing.F) {
 
 func BenchmarkJoin(b *testing.B) {
 	for _, size := range []int{1336, 1448} {
-		for _, partial := range []bool{false, true} {
-			b.Run(fmt.Sprintf("%d/partial=%v", size, partial), func(b *testing.B) {
-				in := segments(b, flow(45*size).super(size), partial)
-				j, bytes := NewJoiner(joinAll), 0
-				for _, o := range j.Join(in) {
-					bytes += o.Bytes
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			in := segments(b, flow(45*size).super(size))
+			j, bytes := NewJoiner(joinAll), 0
+			for _, o := range j.Join(in) {
+				bytes += o.Bytes
+			}
+			b.SetBytes(int64(bytes))
+			b.ReportAllocs()
+			for b.Loop() {
+				if out := j.Join(in); out[0].Frames != 45 {
+					b.Fatal(counts(out))
 				}
-				b.SetBytes(int64(bytes))
-				b.ReportAllocs()
-				for b.Loop() {
-					if out := j.Join(in); out[0].Frames != 45 {
-						b.Fatal(counts(out))
-					}
-				}
-			})
-		}
+			}
+		})
 	}
 	b.Run("64 flows of small datagrams", func(b *testing.B) {
 		var in []Frame

@@ -229,7 +229,7 @@ func TestJoinForKernel(t *testing.T) {
 			r := randomRecipe(rng, 20000)
 			r.ports = uint32(i)
 			r.flags &^= tcpCWR
-			segs := segments(t, r.super(max(1, len(r.payload)/(1+rng.IntN(40)))), rng.IntN(2) == 0)
+			segs := segments(t, r.super(max(1, len(r.payload)/(1+rng.IntN(40)))))
 			if rng.IntN(4) == 0 {
 				harm(rng, segs)
 			}

@@ -18,11 +18,10 @@ const minMSS = 48
 // (RFC 9293, section 3.7.1: no options counted). data is a whole frame, with up
 // to two VLAN tags, which are not part of mtu; it is changed in place. The
 // checksum is adjusted by the difference (RFC 1624), so that a wrong one stays
-// wrong; with partial, which says that it covers the pseudo header only, it is
-// left alone. It reports whether it changed anything: not without the option,
-// nor where the segments fit, nor where mtu leaves less than 48 bytes. Frames
-// that are no SYN cost a few loads.
-func ClampMSS(data []byte, mtu int, partial bool) bool {
+// wrong. It reports whether it changed anything: not without the option, nor
+// where the segments fit, nor where mtu leaves less than 48 bytes. Frames that
+// are no SYN cost a few loads.
+func ClampMSS(data []byte, mtu int) bool {
 	// The flags of most TCP segments are where they are without tags and options.
 	const flags = HeaderLen + ipv4HeaderLen + tcpFlags
 	if len(data) < flags+1 {
@@ -43,11 +42,11 @@ func ClampMSS(data []byte, mtu int, partial bool) bool {
 	if limit < minMSS {
 		return false
 	}
-	return clampOptions(data[l.l4:l.payload], uint16(min(limit, 0xffff)), partial)
+	return clampOptions(data[l.l4:l.payload], uint16(min(limit, 0xffff)))
 }
 
 // clampOptions lowers the MSS options of the TCP header t to limit.
-func clampOptions(t []byte, limit uint16, partial bool) (changed bool) {
+func clampOptions(t []byte, limit uint16) (changed bool) {
 	for at := tcpHeaderLen; at < len(t); {
 		switch t[at] {
 		case tcpOptEnd:
@@ -60,7 +59,7 @@ func clampOptions(t []byte, limit uint16, partial bool) (changed bool) {
 			return changed
 		}
 		if t[at] == tcpOptMSS && t[at+1] == tcpOptMSSLen {
-			changed = lower(t, at+2, limit, partial) || changed
+			changed = lower(t, at+2, limit) || changed
 		}
 		at += int(t[at+1])
 	}
@@ -68,15 +67,12 @@ func clampOptions(t []byte, limit uint16, partial bool) (changed bool) {
 }
 
 // lower writes limit to offset at of the TCP header t if it has more there.
-func lower(t []byte, at int, limit uint16, partial bool) bool {
+func lower(t []byte, at int, limit uint16) bool {
 	was := binary.BigEndian.Uint16(t[at:])
 	if was <= limit {
 		return false
 	}
 	binary.BigEndian.PutUint16(t[at:], limit)
-	if partial {
-		return true
-	}
 	if at%2 != 0 { // each byte counts in the other half of its word
 		was, limit = was<<8|was>>8, limit<<8|limit>>8
 	}

@@ -53,11 +53,11 @@ func TestClampMSS(t *testing.T) {
 							want = 1400 - 60
 						}
 						b := r.frame()
-						if !ClampMSS(b, 1400, false) || mss(t, b) != want {
+						if !ClampMSS(b, 1400) || mss(t, b) != want {
 							t.Errorf("v6 %v: MSS %d became %d, want %d", v6, from, mss(t, b), want)
 						}
 						wholeSum(t, b)
-						if ClampMSS(b, 1400, false) {
+						if ClampMSS(b, 1400) {
 							t.Error("it was changed once more")
 						}
 					}
@@ -67,23 +67,13 @@ func TestClampMSS(t *testing.T) {
 	}
 }
 
-// TestClampMSSPartial: a checksum of the pseudo header does not change.
-func TestClampMSSPartial(t *testing.T) {
-	f := syn(1460, 0).partial()
-	if !ClampMSS(f.Data, 1400, true) || mss(t, f.Data) != 1360 {
-		t.Fatalf("MSS is %d", mss(t, f.Data))
-	}
-	var c Cutter
-	wholeSum(t, cutAll(t, &c, f)[0])
-}
-
 // TestClampMSSWrongSum: a wrong checksum is as wrong as it was.
 func TestClampMSSWrongSum(t *testing.T) {
 	b := syn(1460, 1).frame()
 	l, _ := findLayers(b)
 	before := Sum(PseudoSum(l.addrs(b), l.proto, l.end-l.l4), with(b, l.l4+tcpChecksum, 0x12, 0x34)[l.l4:])
 	copy(b[l.l4+tcpChecksum:], []byte{0x12, 0x34})
-	if !ClampMSS(b, 1400, false) {
+	if !ClampMSS(b, 1400) {
 		t.Fatal("it was not changed")
 	}
 	if got := Sum(PseudoSum(l.addrs(b), l.proto, l.end-l.l4), b[l.l4:]); got != before || got == 0xffff {
@@ -128,7 +118,7 @@ func TestClampMSSLeaves(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			before := bytes.Clone(tt.frame)
-			if ClampMSS(tt.frame, tt.mtu, false) || !bytes.Equal(tt.frame, before) {
+			if ClampMSS(tt.frame, tt.mtu) || !bytes.Equal(tt.frame, before) {
 				t.Errorf("%x became %x", before, tt.frame)
 			}
 		})
@@ -138,12 +128,12 @@ func TestClampMSSLeaves(t *testing.T) {
 func FuzzClampMSS(f *testing.F) {
 	rng := rand.New(rand.NewPCG(12, 12))
 	for i := range 8 {
-		f.Add(syn(1460, i).frame(), 1400, i%2 == 0)
-		f.Add(randomRecipe(rng, 40).frame(), 1400, false)
+		f.Add(syn(1460, i).frame(), 1400)
+		f.Add(randomRecipe(rng, 40).frame(), 1400)
 	}
-	f.Fuzz(func(t *testing.T, b []byte, mtu int, partial bool) {
+	f.Fuzz(func(t *testing.T, b []byte, mtu int) {
 		before := bytes.Clone(b)
-		if !ClampMSS(b, mtu, partial) {
+		if !ClampMSS(b, mtu) {
 			if !bytes.Equal(b, before) {
 				t.Fatalf("%x became %x", before, b)
 			}
@@ -157,12 +147,12 @@ func FuzzClampMSS(f *testing.F) {
 		field := l.l4 + tcpChecksum
 		for i := range b {
 			inOptions := i >= l.l4+tcpHeaderLen && i < l.payload
-			inSum := !partial && (i == field || i == field+1)
+			inSum := i == field || i == field+1
 			if b[i] != before[i] && !inOptions && !inSum {
 				t.Fatalf("byte %d of %x changed: %x", i, before, b)
 			}
 		}
-		if was, is := Sum(0, before[l.l4:l.end]), Sum(0, b[l.l4:l.end]); !partial && was%0xffff != is%0xffff {
+		if was, is := Sum(0, before[l.l4:l.end]), Sum(0, b[l.l4:l.end]); was%0xffff != is%0xffff {
 			t.Fatalf("the sum was %#x and is %#x", was, is)
 		}
 	})
@@ -175,7 +165,7 @@ func BenchmarkClampMSS(b *testing.B) {
 		b.Run(fmt.Sprint(name), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				ClampMSS(f, 1400, false)
+				ClampMSS(f, 1400)
 			}
 		})
 	}

@@ -108,19 +108,6 @@ func checkPartial(b []byte, o Offload) bool {
 	}
 }
 
-// PartialSum returns the Offload of an ordinary frame of which the sender says
-// that its TCP or UDP checksum covers the pseudo header only: NeedsCsum and the
-// place. ok is false where no such checksum is found: the frame is no TCP or UDP
-// over IP, is a fragment, does not end with its packet, or its headers do not
-// hold.
-func PartialSum(data []byte) (o Offload, ok bool) {
-	l, ok := findLayers(data)
-	if !ok || l.end != len(data) {
-		return Offload{}, false
-	}
-	return l.partial(), true
-}
-
 // partial is the Offload of a frame with an unfinished checksum.
 func (l *layers) partial() Offload {
 	return Offload{Flags: NeedsCsum, CsumStart: uint16(l.l4), CsumOffset: uint16(l.checksumOffset())}

@@ -1,9 +1,7 @@
 package frame
 
 import (
-	"encoding/binary"
 	"errors"
-	"math/rand/v2"
 	"testing"
 )
 
@@ -92,7 +90,7 @@ func TestCheckOffloadLies(t *testing.T) {
 			if err := CheckOffload(tt.f); !errors.Is(err, ErrOffload) {
 				t.Errorf("CheckOffload(%+v) = %v, want %v", tt.f.Offload, err, ErrOffload)
 			}
-			c := Cutter{Partial: true}
+			var c Cutter
 			if err := c.Begin(tt.f); !errors.Is(err, ErrOffload) {
 				t.Errorf("Begin = %v, want %v", err, ErrOffload)
 			}
@@ -120,59 +118,4 @@ func TestHdrLenIsAHint(t *testing.T) {
 			t.Errorf("HdrLen %d: %v", n, err)
 		}
 	}
-}
-
-func TestPartialSum(t *testing.T) {
-	rng := rand.New(rand.NewPCG(10, 10))
-	for range 200 {
-		f := randomRecipe(rng, 100).partial()
-		if o, ok := PartialSum(f.Data); !ok || o != f.Offload {
-			t.Errorf("PartialSum = %+v, %v, want %+v", o, ok, f.Offload)
-		}
-	}
-	ext := flow(10)
-	ext.v6, ext.ext = true, []uint8{extDstOpts}
-	v4, v6 := flow(10).frame(), ext.frame()
-	for name, b := range map[string][]byte{
-		"empty":                nil,
-		"ARP":                  ethernet(EtherTypeARP, count(28)),
-		"trailing byte":        append(flow(10).frame(), 0),
-		"cut":                  v4[:len(v4)-1],
-		"fragment":             with(v4, HeaderLen+ipv4Frag, 0x20),
-		"ICMP":                 with(v4, HeaderLen+ipv4Proto, protoICMP),
-		"TCP header too long":  with(v4, HeaderLen+20+tcpOff, 0xf0),
-		"TCP header too short": with(v4, HeaderLen+20+tcpOff, 0x40),
-		"v6 fragment":          with(v6, HeaderLen+ipv6Next, extFragment),
-	} {
-		if o, ok := PartialSum(b); ok {
-			t.Errorf("%s: PartialSum = %+v", name, o)
-		}
-	}
-}
-
-func FuzzPartialSum(f *testing.F) {
-	rng := rand.New(rand.NewPCG(11, 11))
-	for range 30 {
-		f.Add(randomRecipe(rng, 50).frame())
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		o, ok := PartialSum(b)
-		if !ok {
-			if o != (Offload{}) {
-				t.Fatalf("PartialSum = %+v, false", o)
-			}
-			return
-		}
-		if err := CheckOffload(Frame{Data: b, Offload: o}); err != nil {
-			t.Fatalf("CheckOffload(%+v) = %v", o, err)
-		}
-		// Completed, the sum is right if the pseudo header is put in.
-		l, _ := findLayers(b)
-		binary.BigEndian.PutUint16(b[o.CsumStart+o.CsumOffset:], PseudoSum(l.addrs(b), l.proto, l.end-l.l4))
-		var c Cutter
-		segs := cutAll(t, &c, Frame{Data: b, Offload: o})
-		if got := Sum(PseudoSum(l.addrs(b), l.proto, l.end-l.l4), segs[0][l.l4:]); got != 0xffff {
-			t.Fatalf("the completed sum of %x is %#x", segs[0], got)
-		}
-	})
 }

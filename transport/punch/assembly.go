@@ -130,7 +130,7 @@ func (a *assembly) expire(now time.Time) (lost int) {
 // fits reports whether a fragment says the same of the frame as the first one.
 func (s *slot) fits(f *encap.NativePart) bool {
 	p, q := &s.of.Packet, &f.Packet
-	return p.Src == q.Src && p.Dst == q.Dst && p.Hops == q.Hops && s.of.Partial == f.Partial && s.of.Total == f.Total
+	return p.Src == q.Src && p.Dst == q.Dst && p.Hops == q.Hops && s.of.Total == f.Total
 }
 
 // mark notes that bytes of the frame are there; false: some were already.

@@ -37,10 +37,8 @@ const (
 // abilities are what a peer can; both must have one for it to be used.
 type abilities uint16
 
-const (
-	canAES     abilities = 1 << iota // has AES hardware: AES-128-GCM instead of ChaCha20-Poly1305
-	canPartial                       // takes frames with partial L4 checksums
-)
+// canAES: has AES hardware, for AES-128-GCM instead of ChaCha20-Poly1305.
+const canAES abilities = 1
 
 // hello is what a hello says.
 type hello struct {

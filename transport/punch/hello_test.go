@@ -17,8 +17,8 @@ func TestParseHello(t *testing.T) {
 		want hello
 		err  error
 	}{
-		{"good", good, hello{0x01020304, 6785, canAES | canPartial}, nil},
-		{"with what comes later", append(bytes.Clone(good), 9, 9, 9), hello{0x01020304, 6785, canAES | canPartial}, nil},
+		{"good", good, hello{0x01020304, 6785, canAES | 2}, nil},
+		{"with what comes later", append(bytes.Clone(good), 9, 9, 9), hello{0x01020304, 6785, canAES | 2}, nil},
 		{"unknown abilities", []byte{1, 1, 2, 3, 4, 0x1a, 0x81, 0x80, 1}, hello{0x01020304, 6785, canAES | 0x8000}, nil},
 		{"empty", nil, hello{}, errHello},
 		{"cut short", good[:8], hello{}, errHello},

@@ -291,9 +291,9 @@ func (p *path) takeKeysLocked(theirs hello) error {
 	if err != nil {
 		return fmt.Errorf("make the opening cipher: %w", err)
 	}
-	p.log.Debug("native datagrams agreed", "cipher", can.suite(), "partial", can&canPartial != 0)
-	p.tx.ready(seal, can&canPartial != 0)
-	p.rx.ready(open, can&canPartial != 0)
+	p.log.Debug("native datagrams agreed", "cipher", can.suite())
+	p.tx.ready(seal)
+	p.rx.ready(open)
 	return nil
 }
 

@@ -21,20 +21,19 @@ const (
 
 // receiver is the readers' side of a path.
 type receiver struct {
-	mu      sync.Mutex        // guards below: there is a reader for each address family
-	open    *encap.NativeOpen // nil: there is no key yet
-	partial bool              // the neighbour may send frames with partial checksums
-	newest  uint64            // one more than the highest counter that was authentic
-	from    netip.AddrPort    // where that datagram came from
-	bad     uint32            // datagrams from there that did not open
-	parts   *assembly         // nil: no fragment has come lately
+	mu     sync.Mutex        // guards below: there is a reader for each address family
+	open   *encap.NativeOpen // nil: there is no key yet
+	newest uint64            // one more than the highest counter that was authentic
+	from   netip.AddrPort    // where that datagram came from
+	bad    uint32            // datagrams from there that did not open
+	parts  *assembly         // nil: no fragment has come lately
 }
 
 // ready begins to receive.
-func (x *receiver) ready(open *encap.NativeOpen, partial bool) {
+func (x *receiver) ready(open *encap.NativeOpen) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.open, x.partial = open, partial
+	x.open = open
 }
 
 // tend gives up what has waited for too long, and says how many frames that were
@@ -184,7 +183,7 @@ func (r *reader) item(p *path, i encap.NativeItem, size int) {
 	switch i.Type {
 	case encap.NativeFrame:
 		pk, ok := i.Packet()
-		r.packet(p, pk, i.Partial, ok)
+		r.packet(p, pk, ok)
 	case encap.NativeFragment:
 		r.part(p, i)
 	case encap.NativeProbe, encap.NativeReply, encap.NativeTest, encap.NativeTested:
@@ -196,12 +195,8 @@ func (r *reader) item(p *path, i encap.NativeItem, size int) {
 	}
 }
 
-// packet adds a packet to the batch, if it is good: ok says whether it is so far.
-func (r *reader) packet(p *path, pk frame.Packet, partial, ok bool) {
-	if ok && partial {
-		pk.Frame.Offload, ok = frame.PartialSum(pk.Frame.Data)
-		ok = ok && p.rx.partial
-	}
+// packet adds a packet to the batch if it is good, which ok says.
+func (r *reader) packet(p *path, pk frame.Packet, ok bool) {
 	if !ok {
 		p.session.Counters.Rx.Drop(transport.DropMalformed, 1)
 		return
@@ -234,7 +229,7 @@ func (r *reader) part(p *path, i encap.NativeItem) {
 	start := len(r.whole) // what was put there before keeps its memory if this moves
 	r.whole = append(r.whole, whole...)
 	f.Packet.Frame.Data = r.whole[start:len(r.whole):len(r.whole)]
-	r.packet(p, f.Packet, f.Partial, true)
+	r.packet(p, f.Packet, true)
 }
 
 // leave ends a stretch of datagrams for p, whose lock it releases: it counts, and

@@ -3,7 +3,6 @@ package punch
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -21,17 +20,13 @@ var elsewhere = netip.MustParseAddrPort("203.0.113.9:6785")
 
 // packetItem is a frame as an item.
 func packetItem(hops uint8, data []byte) []byte {
-	return encap.AppendNativePacket(nil, &frame.Packet{Src: nameA, Dst: nameB, Hops: hops, Frame: plain(data)}, false)
+	return encap.AppendNativePacket(nil, &frame.Packet{Src: nameA, Dst: nameB, Hops: hops, Frame: plain(data)})
 }
 
 // Items that an authentic neighbour must not send are counted, those around them
 // count.
 func TestHostileItems(t *testing.T) {
 	good := packetItem(9, transporttest.Frame(1, 60))
-	partial := func(f frame.Frame) []byte {
-		return encap.AppendNativePacket(nil, &frame.Packet{Src: nameA, Dst: nameB, Hops: 9, Frame: f}, true)
-	}
-	udpFrame := transporttest.UDP(1, 100, 0, false)
 	for _, tt := range []struct {
 		name  string
 		items []byte
@@ -44,9 +39,6 @@ func TestHostileItems(t *testing.T) {
 		{"no hop limit", slices.Concat(packetItem(0, transporttest.Frame(1, 60)), good), 1, map[string]uint64{"malformed": 1}},
 		{"no Ethernet header", slices.Concat(packetItem(9, make([]byte, 0)), good), 1, map[string]uint64{"malformed": 1}},
 		{"trailing bytes", slices.Concat(good, []byte{1, 2, 3}), 1, map[string]uint64{"malformed": 1}},
-		{"partial checksum of TCP", partial(transporttest.TCP(1, 100, 0, true)), 1, nil},
-		{"partial checksum of nothing", slices.Concat(partial(plain(transporttest.Frame(1, 60))), good), 1, map[string]uint64{"malformed": 1}},
-		{"partial checksum of a cut frame", partial(plain(udpFrame.Data[:40])), 0, map[string]uint64{"malformed": 1}},
 		{"empty probe", []byte{byte(encap.NativeProbe), 0, 0, 0}, 0, map[string]uint64{"malformed": 1}},
 		{"empty reply", []byte{byte(encap.NativeReply), 0, 0, 0}, 0, map[string]uint64{"malformed": 1}},
 		{"empty fragment", []byte{byte(encap.NativeFragment), 0, 0, 0}, 0, map[string]uint64{"malformed": 1}},
@@ -65,29 +57,6 @@ func TestHostileItems(t *testing.T) {
 				t.Error("the path does not work any more")
 			}
 		})
-	}
-}
-
-// Frames with partial checksums are taken only where that was agreed on.
-func TestPartialIsNegotiated(t *testing.T) {
-	f := transporttest.TCP(1, 100, 0, false)
-	for _, tt := range []struct{ a, b bool }{{false, false}, {true, false}, {false, true}} {
-		a, b := newEnds(t, Config{Complete: tt.a}, Config{Complete: tt.b})
-		want := !tt.a && !tt.b
-		got := b.feed(addrA, a.send(t, b, f)...)
-		if len(got) != 1 || (got[0].Frame.Offload != frame.Offload{}) != want {
-			t.Fatalf("complete %v and %v: came out with %+v", tt.a, tt.b, got)
-		}
-		if !bytes.Equal(transporttest.Segments(got[0].Frame)[0], transporttest.Segments(f)[0]) {
-			t.Error("came out as another frame")
-		}
-		if want {
-			continue
-		}
-		item := encap.AppendNativePacket(nil, &frame.Packet{Src: nameA, Dst: nameB, Hops: 9, Frame: f}, true)
-		if got := b.feed(addrA, a.sealed(t, item)); len(got) != 0 || drops(&b.sess.Counters.Rx)["malformed"] != 1 {
-			t.Errorf("a partial checksum that was not agreed on: %d packets, drops %v", len(got), drops(&b.sess.Counters.Rx))
-		}
 	}
 }
 
@@ -299,7 +268,6 @@ func TestAssemblyRefuses(t *testing.T) {
 		{"another source", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Packet.Src++ })}},
 		{"another destination", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Packet.Dst++ })}},
 		{"another hop limit", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Packet.Hops++ })}},
-		{"another flag", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Partial = true })}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var a assembly
@@ -371,12 +339,8 @@ func TestLostFragments(t *testing.T) {
 }
 
 func benchmarkEnds(b *testing.B, run func(b *testing.B, config Config)) {
-	for _, partial := range []bool{true, false} {
-		for _, aes := range []bool{true, false} {
-			name := fmt.Sprintf("%v/partial=%v", map[bool]string{true: "AES", false: "ChaCha"}[aes], partial)
-			b.Run(name, func(b *testing.B) { run(b, Config{NoAES: !aes, Complete: !partial}) })
-		}
-	}
+	b.Run("AES", func(b *testing.B) { run(b, Config{}) })
+	b.Run("ChaCha", func(b *testing.B) { run(b, Config{NoAES: true}) })
 }
 
 // superFrame has 45 segments for an inner MTU of 1413.

@@ -55,7 +55,6 @@ type sender struct {
 
 	mu       sync.Mutex        // guards below; WriteBatch is called under it and never waits
 	seal     *encap.NativeSeal // nil: there is no key yet
-	partial  bool              // the neighbour takes frames with partial checksums
 	to       netip.AddrPort
 	socket   mux.Socket
 	mtu      int                       // largest inner IP packet in bytes
@@ -72,10 +71,10 @@ type sender struct {
 }
 
 // ready begins to send.
-func (s *sender) ready(seal *encap.NativeSeal, partial bool) {
+func (s *sender) ready(seal *encap.NativeSeal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seal, s.partial = seal, partial
+	s.seal = seal
 }
 
 // route tells where datagrams go, what fits, and whether runs may be sent. to may
@@ -128,7 +127,6 @@ func (s *sender) send(p *frame.Packet) error {
 		s.counters.Tx.Drop(transport.DropMalformed, 1)
 		return nil
 	}
-	s.cutter.Partial = s.partial
 	if err := s.cutter.Begin(p.Frame); err != nil {
 		s.counters.Tx.Drop(transport.DropMalformed, 1)
 		return nil
@@ -140,16 +138,15 @@ func (s *sender) send(p *frame.Packet) error {
 	if p.Hops == 0 {
 		p.Hops = hopLimit
 	}
-	partial := s.cutter.SegmentOffload().Flags&frame.NeedsCsum != 0
 	if s.cutter.SegmentLen() > s.mtu+frame.HeaderLen {
-		return s.oversizeLocked(p, partial)
+		return s.oversizeLocked(p)
 	}
-	s.segmentsLocked(p, partial)
+	s.segmentsLocked(p)
 	return nil
 }
 
 // segmentsLocked puts all segments of the frame in the cutter into datagrams.
-func (s *sender) segmentsLocked(p *frame.Packet, partial bool) {
+func (s *sender) segmentsLocked(p *frame.Packet) {
 	need := encap.NativePacketHeader + s.cutter.SegmentLen()
 	n := s.cutter.Segments()
 	for range n {
@@ -160,23 +157,23 @@ func (s *sender) segmentsLocked(p *frame.Packet, partial bool) {
 		b.arena, _ = s.cutter.Next(b.arena[:data])
 		segment := b.arena[data:]
 		if n == 1 { // a super-frame has no SYN
-			s.clampLocked(segment, partial)
+			s.clampLocked(segment)
 		}
-		encap.PutNativePacket(b.arena[at:], p, partial, len(segment))
+		encap.PutNativePacket(b.arena[at:], p, len(segment))
 		b.open.frames++
 		b.open.bytes += len(segment)
 	}
 }
 
 // clampLocked lowers what a SYN announces to what fits the path.
-func (s *sender) clampLocked(b []byte, partial bool) {
+func (s *sender) clampLocked(b []byte) {
 	_, l3 := frame.EtherType(b)
-	frame.ClampMSS(b, s.mtu-(l3-frame.HeaderLen), partial)
+	frame.ClampMSS(b, s.mtu-(l3-frame.HeaderLen))
 }
 
 // oversizeLocked takes a frame whose segments do not fit: it is an error, or they
 // are sent in fragments.
-func (s *sender) oversizeLocked(p *frame.Packet, partial bool) error {
+func (s *sender) oversizeLocked(p *frame.Packet) error {
 	c := frame.Classify(p.Frame.Data)
 	size := s.cutter.SegmentLen()
 	switch {
@@ -193,16 +190,16 @@ func (s *sender) oversizeLocked(p *frame.Packet, partial bool) error {
 		if s.whole, ok = s.cutter.Next(s.whole[:0]); !ok {
 			return nil
 		}
-		s.clampLocked(s.whole, partial)
-		s.fragmentLocked(p, partial)
+		s.clampLocked(s.whole)
+		s.fragmentLocked(p)
 	}
 }
 
 // fragmentLocked sends the frame in whole in fragments, the whole of which counts
 // as one frame.
-func (s *sender) fragmentLocked(p *frame.Packet, partial bool) {
+func (s *sender) fragmentLocked(p *frame.Packet) {
 	s.fragment++
-	f := encap.NativePart{Packet: *p, Partial: partial, ID: s.fragment, Total: len(s.whole)}
+	f := encap.NativePart{Packet: *p, ID: s.fragment, Total: len(s.whole)}
 	room := (s.limit - encap.NativeOverhead - encap.NativeFragmentHeader) &^ (partUnit - 1)
 	for f.Offset < f.Total {
 		n := min(room, f.Total-f.Offset)

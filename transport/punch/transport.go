@@ -40,9 +40,6 @@ type Config struct {
 	Stray *transport.Counters
 	// Log takes changes of paths; nil: nothing is logged.
 	Log *slog.Logger
-	// Complete makes us compute every TCP and UDP checksum ourselves and take none
-	// that is partial.
-	Complete bool
 	// NoAES makes us seal with ChaCha20-Poly1305 even where there is hardware for
 	// AES.
 	NoAES bool
@@ -92,9 +89,6 @@ func New(c Config) (*Transport, error) {
 		return nil, errors.New("punch: nobody takes the packets that arrive")
 	case !t.local.Valid():
 		return nil, fmt.Errorf("punch: our name: %w", frame.ErrPeerName)
-	}
-	if !c.Complete {
-		t.can |= canPartial
 	}
 	if !c.NoAES && aesHardware() {
 		t.can |= canAES

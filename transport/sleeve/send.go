@@ -261,7 +261,7 @@ func (s *sender) putLocked(b *outbox, p frame.Packet, c frame.Class) {
 		buf := s.beginLocked(b, p, size)
 		*buf = s.appendSegmentLocked(*buf, p.Frame)
 		if g.n == 1 && c.Kind != frame.Other {
-			frame.ClampMSS((*buf)[len(*buf)-size:], s.mtu-tags(c)*frame.VLANTagLen, false)
+			frame.ClampMSS((*buf)[len(*buf)-size:], s.mtu-tags(c)*frame.VLANTagLen)
 		}
 	}
 }
