@@ -168,10 +168,18 @@ func (m *PMTU) Suspect(now time.Time) {
 	}
 }
 
-// Doubt makes the check of the MTU in use due as soon as no tests are in progress.
+// Doubt tells that the neighbour is heard and large packets may not arrive: the
+// MTU in use is checked as soon as no tests are in progress, and a search that
+// waits for its repetition is repeated, if tests were ever answered.
 func (m *PMTU) Doubt(now time.Time) {
-	if m.bound != 0 && now.Before(m.checkAt) {
+	if m.bound == 0 {
+		return
+	}
+	if now.Before(m.checkAt) {
 		m.checkAt = now
+	}
+	if m.proven && now.Before(m.retryAt) {
+		m.retryAt = now
 	}
 }
 

@@ -329,9 +329,35 @@ func TestPMTUDoubt(t *testing.T) {
 	if got := s.m.MTU(); got > 1338 {
 		t.Errorf("MTU = %d 3 s after the path shrank to 1338", got)
 	}
+	s.carries = 0 // and a search without any answer
+	s.m.Suspect(s.now)
+	s.run(time.Minute)
+	s.carries = 1338
+	s.m.Doubt(s.now)
+	s.tests = 0
+	s.run(100 * time.Millisecond)
+	if s.tests == 0 {
+		t.Error("no test although the neighbour is heard again")
+	}
 	m := NewPMTU(PMTUConfig{})
 	m.Doubt(s.now) // before it has begun
 	if !m.Due().IsZero() {
 		t.Error("doubt began the search")
+	}
+}
+
+// A path that shrinks while more than its MTU is looked for is found out.
+func TestPMTUShrinksDuringRaise(t *testing.T) {
+	for at := 30 * time.Second; at < 32*time.Second; at += 250 * time.Millisecond {
+		s := newPathSim(62, 9000, 1438, 20*time.Millisecond)
+		s.run(at)
+		s.carries = 1338
+		for range 8 {
+			s.m.Doubt(s.now)
+			s.run(500 * time.Millisecond)
+		}
+		if got := s.m.MTU(); got > 1338 {
+			t.Errorf("MTU = %d 4 s after the path shrank to 1338 at %v", got, at)
+		}
 	}
 }
