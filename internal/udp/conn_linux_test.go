@@ -150,3 +150,19 @@ func TestPathMTULoopback(t *testing.T) {
 		}
 	})
 }
+
+// An error that all datagrams to an address would meet is told from others.
+func TestNoWay(t *testing.T) {
+	for errno, want := range map[unix.Errno]bool{
+		unix.ENETUNREACH: true, unix.EHOSTUNREACH: true, unix.ENETDOWN: true, unix.ENODEV: true,
+		unix.EPERM: false, unix.EMSGSIZE: false, unix.ENOBUFS: false,
+	} {
+		err := sendError(errno)
+		if got := errors.Is(err, ErrNoWay); got != want {
+			t.Errorf("%v is no way: %v, want %v", errno, got, want)
+		}
+		if want && (!errors.Is(err, errno) || err.Error() != errno.Error()) {
+			t.Errorf("%v became %v", errno, err)
+		}
+	}
+}

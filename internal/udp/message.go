@@ -25,6 +25,9 @@ var (
 	ErrTooBig = errors.New("datagram is larger than the path's MTU")
 	// ErrFull says that the socket's send buffer or the device's queue is full.
 	ErrFull = errors.New("send buffer is full")
+	// ErrNoWay says that the host has no route, neighbour or device that is up for
+	// the address: what follows to it would not be sent either.
+	ErrNoWay = errors.New("no way to the address")
 )
 
 // Message is one datagram or, where it was read, a run of datagrams that came

@@ -118,8 +118,8 @@ func (w *writer) send(fd int) (sent int, errno unix.Errno) {
 // flag (df), or fragmented by the kernel where need be. Neighbours of one Addr
 // and one N, the last of which may be shorter, leave as runs where there is GSO.
 // It returns how many were sent; an error concerns the message after these,
-// ms[n]: ErrTooBig, ErrFull, net.ErrClosed, or what the kernel said. It does not
-// wait for room in a buffer.
+// ms[n]: ErrTooBig, ErrFull, ErrNoWay, net.ErrClosed, or what the kernel said. It
+// does not wait for room in a buffer.
 func (c *Conn) WriteBatch(ms []Message, df bool) (int, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -196,8 +196,7 @@ func (c *Conn) rethink(to netip.Addr, errno unix.Errno) {
 	if to.Zone() != "" {
 		c.zones.forget()
 	}
-	switch errno {
-	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.ENODEV:
+	if isNoWay(errno) {
 		c.refusals.forget()
 	}
 }
@@ -239,6 +238,23 @@ func sendError(errno unix.Errno) error {
 		return ErrTooBig
 	case isFull(errno):
 		return ErrFull
+	case isNoWay(errno):
+		return noWay(errno)
 	}
 	return errno
 }
+
+func isNoWay(errno unix.Errno) bool {
+	switch errno {
+	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.ENODEV:
+		return true
+	}
+	return false
+}
+
+// noWay is ErrNoWay with what the kernel said.
+type noWay unix.Errno
+
+func (e noWay) Error() string        { return unix.Errno(e).Error() }
+func (e noWay) Is(target error) bool { return target == ErrNoWay }
+func (e noWay) Unwrap() error        { return unix.Errno(e) }

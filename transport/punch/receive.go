@@ -247,7 +247,8 @@ func (r *reader) leave(p *path, m *udp.Message) {
 		rx.Add(t.frames, t.bytes)
 		rx.AddDatagrams(t.opened)
 		first := p.alive(r.now)
-		if moved && p.follow(r.now, m.Addr) {
+		moved = moved && p.follow(r.now, m.Addr)
+		if moved {
 			x.mu.Lock()
 			x.from = m.Addr
 			x.mu.Unlock()

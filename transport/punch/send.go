@@ -61,7 +61,7 @@ type sender struct {
 	limit    int                       // largest datagram in bytes
 	alone    bool                      // no runs
 	sent     uint64                    // datagrams that left
-	large    bool                      // one larger than the smallest MTU left since largeSince
+	large    bool                      // one larger than the smallest MTU left lately
 	tooBig   [3]*transport.TooBigError // by number of VLAN tags
 	box      outbox
 	cutter   frame.Cutter
@@ -89,6 +89,7 @@ func (s *sender) route(to netip.AddrPort, socket mux.Socket, mtu int, alone bool
 	if mtu == s.mtu {
 		return
 	}
+	s.closeLocked() // its place was measured by the old limit
 	s.mtu = mtu
 	s.limit = min(besides+mtu, encap.MaxDatagram)
 	for tags := range s.tooBig {
@@ -156,7 +157,7 @@ func (s *sender) segmentsLocked(p *frame.Packet) {
 		data := at + encap.NativePacketHeader
 		b.arena, _ = s.cutter.Next(b.arena[:data])
 		segment := b.arena[data:]
-		if n == 1 { // a super-frame has no SYN
+		if n == 1 { // Linux makes no super-frame of a SYN
 			s.clampLocked(segment)
 		}
 		encap.PutNativePacket(b.arena[at:], p, len(segment))
@@ -296,18 +297,23 @@ func (s *sender) writeLocked() {
 }
 
 // failedLocked counts what message i's error costs and says how many messages to
-// leave out. No error ends the path: its probes judge it.
+// leave out: those behind it that go the same way into the same error. No error
+// ends the path: its probes judge it.
 func (s *sender) failedLocked(i int, err error) (skip int) {
 	b := &s.box
+	rest := b.messages[i:]
 	why, skip := transport.DropSendError, 1
 	switch {
 	case errors.Is(err, udp.ErrTooBig):
 		why = transport.DropTooBig
+		for skip < len(rest) && rest[skip].N >= rest[0].N {
+			skip++
+		}
 		s.refused()
 	case errors.Is(err, udp.ErrFull):
-		why, skip = transport.DropQueueFull, len(b.messages)-i
-	case errors.Is(err, net.ErrClosed):
-		skip = len(b.messages) - i
+		why, skip = transport.DropQueueFull, len(rest)
+	case errors.Is(err, net.ErrClosed), errors.Is(err, udp.ErrNoWay):
+		skip = len(rest)
 	}
 	for _, l := range b.loads[i : i+skip] {
 		s.counters.Tx.Drop(why, l.frames)

@@ -274,16 +274,22 @@ func TestSocketErrors(t *testing.T) {
 		drops map[string]uint64
 		left  int // datagrams of 40
 	}{
-		{"too big", udp.ErrTooBig, map[string]uint64{"too-big": 1}, 39},
+		{"too big", udp.ErrTooBig, map[string]uint64{"too-big": 30}, 10},
 		{"other", errOther, map[string]uint64{"send-error": 1}, 39},
 		{"full", udp.ErrFull, map[string]uint64{"queue-full": 30}, 10},
+		{"no way", udp.ErrNoWay, map[string]uint64{"send-error": 30}, 10},
 		{"closed", net.ErrClosed, map[string]uint64{"send-error": 30}, 10},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, b := newEnds(t, Config{}, Config{})
 			a.wire.refuse = func(i int, _ udp.Message) error {
-				if i == 10 {
+				switch i {
+				case 10:
 					return tt.err
+				case 11:
+					if tt.left == 10 {
+						t.Error("what follows is tried although it would go the same way")
+					}
 				}
 				return nil
 			}
@@ -321,6 +327,33 @@ func TestOutboxOverflows(t *testing.T) {
 	for i := range got {
 		if s := transporttest.Segments(got[i].Frame); !bytes.Equal(s[0], want[i]) {
 			t.Fatalf("frame %d is another", i)
+		}
+	}
+}
+
+// The MTU rises while datagrams are put together, wherever the end of their memory
+// is just then.
+func TestMTURisesWhileSending(t *testing.T) {
+	for _, size := range []int{60, 131, 260} {
+		for before := range 40 {
+			a, b := newEnds(t, Config{}, Config{})
+			small := plain(transporttest.Frame(1, size))
+			n := 0
+			for a.path.tx.box.arena == nil || cap(a.path.tx.box.arena)-len(a.path.tx.box.arena) > besides+mtu+50*before {
+				_ = a.path.Send(frame.Packet{Src: nameA, Dst: nameB, Frame: small})
+				n++
+			}
+			a.path.tx.route(addrB, a.wire, 9000-besides, false)
+			var more []frame.Frame
+			for range 40 {
+				more = append(more, small)
+			}
+			if got := b.feed(addrA, a.send(t, b, more...)...); len(got) != n+len(more) {
+				t.Fatalf("%d frames came out, want %d", len(got), n+len(more))
+			}
+			if got := cap(a.path.tx.box.arena); got != arenaSize {
+				t.Fatalf("the datagrams' memory grew to %d bytes", got)
+			}
 		}
 	}
 }

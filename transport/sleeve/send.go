@@ -352,17 +352,21 @@ func (s *sender) writeLocked(b *outbox) {
 // failedLocked counts what message i's error costs and says how many messages to
 // leave out. No error ends the path: its heartbeats and probes judge it.
 func (s *sender) failedLocked(b *outbox, i int, err error) (skip int) {
+	rest := b.messages[i:]
 	why, skip := transport.DropSendError, 1
 	switch {
 	case errors.Is(err, udp.ErrTooBig):
 		why = transport.DropTooBig
+		for skip < len(rest) && rest[skip].N >= rest[0].N {
+			skip++
+		}
 		if b.df {
 			s.refused()
 		}
 	case errors.Is(err, udp.ErrFull):
-		why, skip = transport.DropQueueFull, len(b.messages)-i
-	case errors.Is(err, net.ErrClosed):
-		skip = len(b.messages) - i
+		why, skip = transport.DropQueueFull, len(rest)
+	case errors.Is(err, net.ErrClosed), errors.Is(err, udp.ErrNoWay):
+		skip = len(rest)
 	}
 	for _, l := range b.loads[i : i+skip] {
 		s.counters.Tx.Drop(why, l.frames)

@@ -212,10 +212,11 @@ func TestSendErrors(t *testing.T) {
 		sent    int // of 10, when each third is refused
 		refused bool
 	}{
-		{udp.ErrTooBig, transport.DropTooBig, 7, true},
+		{udp.ErrTooBig, transport.DropTooBig, 2, true},
 		{udp.ErrFull, transport.DropQueueFull, 2, false},
 		{net.ErrClosed, transport.DropSendError, 2, false},
-		{errors.New("network is unreachable"), transport.DropSendError, 7, false},
+		{udp.ErrNoWay, transport.DropSendError, 2, false},
+		{errors.New("operation not permitted"), transport.DropSendError, 7, false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.err.Error(), func(t *testing.T) {
