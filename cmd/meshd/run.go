@@ -87,6 +87,9 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	if cfg.UDP.Offload != config.Off && offload.Why != "" {
+		log.Warn("UDP offload", "gso", offload.GSO, "gro", offload.GRO, "why", offload.Why)
+	}
 	port, err := tap.Open(tap.Config{
 		Bridge: cfg.Bridge.Name, MTU: cfg.Bridge.MTU, CreateBridge: cfg.Bridge.Create,
 		Device: cfg.TAP.Name, Offload: string(cfg.TAP.Offload), PeerName: name, Log: log,

@@ -36,8 +36,8 @@ func (k canary) try() Offload {
 	tried := false
 	for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
 		got, err := k.tryOn(ip, o)
-		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
-			continue // the family is not there
+		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, ErrNoWay) {
+			continue // the family is not there, or its loopback is down
 		}
 		if err != nil {
 			return Offload{Why: err.Error()}
@@ -47,7 +47,7 @@ func (k canary) try() Offload {
 		}
 	}
 	if !tried {
-		o.Why = "not tried: there is no loopback"
+		o.Why = "not tried: there is no loopback that is up"
 	}
 	return o
 }
@@ -69,7 +69,11 @@ func (k canary) tryOn(ip netip.Addr, o Offload) (Offload, error) {
 		// Loopback has no runs but those that were sent as such.
 		return o.without(true, true, got.Why), nil
 	}
-	if err := k.trial(from, single); err != nil {
+	err := k.trial(from, single)
+	switch {
+	case errors.Is(err, ErrNoWay):
+		return o, err
+	case err != nil:
 		return o.without(true, true, fmt.Sprintf("runs sent to %s arrive mangled: %v", ip, err)), nil
 	}
 	if got := runs.Offload(); !got.GRO {
