@@ -11,10 +11,12 @@ const (
 )
 
 // probeMemory is over how many probes loss is measured. lostAfter is when a probe
-// without reply counts as lost.
+// without reply counts as lost. After a silence there was no path, rather than loss
+// on it: what was lost until then is forgotten.
 const (
 	probeMemory = 64
 	lostAfter   = time.Second
+	silence     = 2 * time.Second
 )
 
 // Prober numbers probes and measures by their replies. The zero value is ready.
@@ -23,6 +25,7 @@ type Prober struct {
 	last  time.Time // when a probe was sent
 	marks [probeMemory]mark
 	srtt  time.Duration
+	heard time.Time // when the last reply came
 }
 
 // mark is a probe that was sent.
@@ -67,6 +70,15 @@ func (b *Prober) Replied(now time.Time, sequence uint32) (sent time.Time, ok boo
 		return time.Time{}, false
 	}
 	m.answered = true
+	if now.Sub(b.heard) >= silence {
+		sent := m.at
+		for i := range b.marks {
+			if o := &b.marks[i]; !o.answered && o.at.Before(sent) {
+				*o = mark{}
+			}
+		}
+	}
+	b.heard = now
 	rtt := max(now.Sub(m.at), 1) // a clock may be too coarse for a fast path
 	if b.srtt == 0 {
 		b.srtt = rtt

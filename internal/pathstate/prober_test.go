@@ -30,7 +30,7 @@ func TestProber(t *testing.T) {
 		t.Errorf("smoothed RTT = %v, want 50 ms", b.RTT())
 	}
 	for i := range 200 {
-		now = now.Add(time.Second)
+		now = now.Add(probeEvery)
 		n := b.Send(now)
 		if i%4 != 0 {
 			b.Replied(now.Add(time.Millisecond), n)
@@ -68,4 +68,36 @@ func TestProberDue(t *testing.T) {
 	due("in question", probeAnxious)
 	b.Hurry()
 	due("in a hurry", 0)
+}
+
+// What was lost before a path came up, or came back, says nothing about it.
+func TestLossAfterSilence(t *testing.T) {
+	var b Prober
+	now := time.Unix(1_000_000, 0)
+	for range 5 { // nobody is there yet
+		b.Send(now)
+		now = now.Add(probeEvery)
+	}
+	for range 4 {
+		b.Replied(now, b.Send(now))
+		now = now.Add(probeEvery)
+	}
+	if l := b.Loss(now); l != 0 {
+		t.Errorf("loss = %v of a path that has just come up, want 0", l)
+	}
+	for range 30 {
+		b.Send(now)
+		now = now.Add(probeAnxious)
+	}
+	if l := b.Loss(now); l < 0.8 {
+		t.Errorf("loss = %v of a path that carries nothing any more", l)
+	}
+	b.Replied(now, b.Send(now))
+	if l := b.Loss(now.Add(lostAfter)); l != 0 {
+		t.Errorf("loss = %v of a path that is back, want 0", l)
+	}
+	b.Send(now)
+	if l := b.Loss(now.Add(lostAfter)); l != 1.0/6 {
+		t.Errorf("loss = %v, want one of 6", l)
+	}
 }

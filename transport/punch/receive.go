@@ -143,8 +143,8 @@ func (r *reader) run(m *udp.Message) {
 // datagram opens a datagram and takes its items. p.rx.mu is held.
 func (r *reader) datagram(p *path, d []byte, from netip.AddrPort) {
 	x, rx := &p.rx, &p.session.Counters.Rx
-	if x.open == nil {
-		rx.Drop(transport.DropAuth, 1)
+	if x.open == nil { // the neighbour has our hello, and we do not have its own yet
+		r.t.stray.Rx.Drop(transport.DropNoPath, 1)
 		return
 	}
 	items, counter, err := x.open.Open(d)
