@@ -132,7 +132,7 @@ func (d *daemon) Bench(ctx context.Context, peer frame.PeerName, duration time.D
 	}
 	after, err := d.way(peer)
 	if err != nil {
-		return Bench{}, err
+		return Bench{}, fmt.Errorf("the peer was lost meanwhile: %w", err)
 	}
 	return newBench(res, before, after), nil
 }

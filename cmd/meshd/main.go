@@ -44,6 +44,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "meshd: %v\nSee `%s --help`.\n", err, cmd.CommandPath())
 		return exitUsage
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		fmt.Fprintln(stderr, "meshd: interrupted")
 		return exitFailure
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {

@@ -70,8 +70,8 @@ func (f *findings) port(s *Status) {
 // widePorts reports ports of the bridge from which large frames are lost.
 func (f *findings) widePorts(s *Status) {
 	for _, w := range s.Port.Wide {
-		f.add(Warning, "wide-port", "%s on the bridge %s has MTU %d, the bridge %d: larger frames of the container behind it are lost; set both its ends to mtu %d",
-			w.Name, s.Port.Bridge, w.MTU, s.Port.MTU, s.Port.MTU)
+		f.add(Warning, "wide-port", "%s on the bridge %s has MTU %d, our port %s: larger frames of the container behind it are lost; set both its ends to that",
+			w.Name, s.Port.Bridge, w.MTU, figure(s.Port.MTU))
 	}
 }
 
@@ -187,9 +187,36 @@ func (f *findings) neighbours(s *Status) {
 		if p != nil && p.Loss != nil && *p.Loss >= lossWorthAWord {
 			f.add(Warning, "loss", "the path to %s over %s loses %s of its probes", who, p.Transport, percent(*p.Loss))
 		}
+		if p != nil {
+			f.fallback(c, p, who)
+		}
 		if p != nil && !c.Sessioned {
 			f.add(Warning, "no-control", "the control connection to %s is lost and is being made again; frames still pass", who)
 		}
+	}
+}
+
+// fallback reports the transports before that of p, which carries the frames, that
+// do not work between us and c.
+func (f *findings) fallback(c *Connection, p *Path, who string) {
+	for i := range c.Paths {
+		better := &c.Paths[i]
+		if better.Transport == p.Transport {
+			return
+		}
+		if better.Up || better.Why == "" {
+			continue
+		}
+		worse := ""
+		if better.Encrypted && !p.Encrypted {
+			worse = ", not encrypted"
+		}
+		at := better.Address
+		if at == "" {
+			at = "its address"
+		}
+		f.add(Warning, "fallback", "%s to %s does not work: %s; frames go over %s%s; let UDP between us and %s pass in both directions",
+			better.Transport, who, better.Why, p.Transport, worse, at)
 	}
 }
 
@@ -284,6 +311,8 @@ func (f *findings) noPassword(s *Status) {
 		}
 	}
 	switch {
+	case encrypted == 0 && len(plain) == 0:
+		f.add(Warning, "no-password", "UNAUTHENTICATED: "+join)
 	case encrypted == 0:
 		f.add(Warning, "unencrypted", "UNENCRYPTED: "+join+", and frames can be read on the way")
 	case len(plain) == 0:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -105,7 +106,22 @@ func TestProblems(t *testing.T) {
 			Warning, "unencrypted", "frames to 02:00:00:00:00:03(weave03) can be read on the way; to 1 other neighbour they are encrypted"},
 		{"no password and no neighbour",
 			func(r *Report) { r.Mesh.Encrypted, r.Mesh.Connections = false, nil },
-			Warning, "unencrypted", "UNENCRYPTED"},
+			Warning, "no-password", "UNAUTHENTICATED: no password is set (password_file), so anyone who reaches the control port may join"},
+		{"fallback",
+			func(r *Report) {
+				c := &r.Mesh.Connections[0]
+				better := c.Paths[0]
+				better.Transport, better.Active = "punch", false
+				better.State.Up, better.State.Why = false, "our datagrams do not reach the neighbour"
+				better.State.Addr = netip.MustParseAddrPort("10.0.0.2:6785")
+				c.Paths[0].State.Encrypted = false
+				c.Paths = append([]transport.PathStats{better}, c.Paths...)
+			},
+			Warning, "fallback", "punch to 02:00:00:00:00:02(weave02) does not work: our datagrams do not reach the neighbour; " +
+				"frames go over sleeve, not encrypted; let UDP between us and 10.0.0.2:6785 pass in both directions"},
+		{"wide port",
+			func(r *Report) { r.Port.Wide = []tap.WidePort{{Name: "vc1", MTU: 1500}} },
+			Warning, "wide-port", "vc1 on the bridge weave has MTU 1500, our port 1376: larger frames of the container behind it are lost"},
 		{"a neighbour without proof",
 			func(r *Report) { r.Mesh.Connections[0].Paths[0].State.Authenticated = false },
 			Warning, "unauthenticated-path", "UNAUTHENTICATED: frames to 02:00:00:00:00:02(weave02) are encrypted, but"},

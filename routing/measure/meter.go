@@ -21,7 +21,7 @@ const (
 var (
 	ErrBusy     = errors.New("another measurement is running here: try again later")
 	ErrPeerBusy = errors.New("other peers are measuring the way to this one: try again later")
-	ErrSilent   = errors.New("the peer does not answer: it is a stock Weave router, or a meshd that is too old")
+	ErrSilent   = errors.New("the peer does not answer: control connections on the way may be stalled (try again in half a minute), or it is a stock Weave router or a meshd that is too old")
 	ErrNoFrames = errors.New("the peer answers over the control plane, but no frame gets there and back")
 )
 
