@@ -15,6 +15,9 @@ import (
 // that starts is busy.
 const canaryWait = 3 * time.Second
 
+// errLoopback says that not even a single datagram passes loopback.
+var errLoopback = errors.New("nothing passes loopback")
+
 // Probe tries through loopback, over IPv4 and IPv6, whether this kernel leaves
 // the bytes and the bounds of datagrams as they are where they are sent and read
 // in runs, and returns the offloads that may be used. It takes some
@@ -36,7 +39,7 @@ func (k canary) try() Offload {
 	tried := false
 	for _, ip := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
 		got, err := k.tryOn(ip, o)
-		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, ErrNoWay) {
+		if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, errLoopback) {
 			continue // the family is not there, or its loopback is down
 		}
 		if err != nil {
@@ -69,11 +72,10 @@ func (k canary) tryOn(ip netip.Addr, o Offload) (Offload, error) {
 		// Loopback has no runs but those that were sent as such.
 		return o.without(true, true, got.Why), nil
 	}
-	err := k.trial(from, single)
-	switch {
-	case errors.Is(err, ErrNoWay):
-		return o, err
-	case err != nil:
+	if !k.passes(from, single) {
+		return o, errLoopback
+	}
+	if err := k.trial(from, single); err != nil {
 		return o.without(true, true, fmt.Sprintf("runs sent to %s arrive mangled: %v", ip, err)), nil
 	}
 	if got := runs.Offload(); !got.GRO {
@@ -83,6 +85,18 @@ func (k canary) tryOn(ip netip.Addr, o Offload) (Offload, error) {
 		return o.without(false, true, fmt.Sprintf("runs read on %s are mangled: %v", ip, err)), nil
 	}
 	return o, nil
+}
+
+// passes reports whether a single datagram arrives.
+func (k canary) passes(from, to *Conn) bool {
+	watchdog := time.AfterFunc(k.wait, func() { to.Close() })
+	defer watchdog.Stop()
+	sent := canaries(1, 1, 1, to.LocalAddr())
+	if _, err := from.WriteBatch(sent, true); err != nil {
+		return false
+	}
+	n, err := to.ReadBatch([]Message{{Buf: make([]byte, MaxDatagram)}})
+	return n > 0 && err == nil
 }
 
 // trial sends runs of many shapes, each followed by what another run would be, and

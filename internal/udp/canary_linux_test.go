@@ -3,6 +3,8 @@ package udp
 import (
 	"net/netip"
 	"os"
+	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -122,5 +124,38 @@ func TestCanaryDies(t *testing.T) {
 	}}
 	if o := k.try(); o.GSO || o.GRO || !strings.Contains(o.Why, "arrive") {
 		t.Errorf("try = %+v, want none", o)
+	}
+}
+
+// TestProbeWithoutLoopback: where nothing passes loopback, nothing is known of
+// runs, and they are left on.
+func TestProbeWithoutLoopback(t *testing.T) {
+	for _, was := range []string{"down", "up"} {
+		type result struct {
+			o   Offload
+			err error
+		}
+		done := make(chan result)
+		go func() {
+			runtime.LockOSThread() // for good: the thread ends with its namespace
+			err := unix.Unshare(unix.CLONE_NEWNET)
+			for _, to := range []string{was, "down"} {
+				if err == nil {
+					err = exec.Command("ip", "link", "set", "lo", to).Run()
+				}
+			}
+			var o Offload
+			if err == nil {
+				o = Probe()
+			}
+			done <- result{o, err}
+		}()
+		r := <-done
+		if r.err != nil {
+			t.Skip(r.err)
+		}
+		if !r.o.GSO || !r.o.GRO || !strings.Contains(r.o.Why, "not tried") {
+			t.Errorf("Probe = %+v where lo was %s and is down, want all, not tried", r.o, was)
+		}
 	}
 }
