@@ -21,6 +21,7 @@ const (
 )
 
 func main() {
+	spareProcessors()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	// The first signal asks, a second one ends the process at once.
