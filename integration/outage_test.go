@@ -74,7 +74,7 @@ func TestOutageOfARelay(t *testing.T) {
 			d.start("10.0.2.2", "10.0.2.3")
 			w.joined(a, b, c)
 			w.joined(d, b, c)
-			w.reach(a, b, c, d)
+			w.settled(a, b, c, d)
 			boxes := w.boxes(a, d)
 			w.answers(boxes...)
 
@@ -97,6 +97,7 @@ func TestOutageOfARelay(t *testing.T) {
 				o.back(victim)
 				w.joined(a, b, c)
 				w.joined(d, b, c)
+				w.settled(a, b, c, d)
 				relays = []string{a.report().Via(d.Name), d.report().Via(a.Name)}
 			}
 		})
