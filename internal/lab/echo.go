@@ -38,6 +38,7 @@ type Ping struct {
 	cancel   context.CancelFunc
 	sender   sync.WaitGroup
 	receiver sync.WaitGroup
+	answered chan struct{} // holds one for the replies that came
 
 	mu      sync.Mutex // guards what follows
 	echoes  []echo     // by number of sending
@@ -81,6 +82,7 @@ func (n *Namespace) Ping(dst netip.Addr, c PingConfig) (*Ping, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Ping{
 		dst: dst, id: uint16(pingIDs.Add(1)), payload: c.Payload, conn: conn, cancel: cancel,
+		answered: make(chan struct{}, 1),
 	}
 	p.sender.Go(func() { p.send(ctx, c.Interval) })
 	p.receiver.Go(p.receive)
@@ -183,6 +185,10 @@ func (p *Ping) count(seq uint16, payload int, now time.Time) {
 	}
 	e.rtt = now.Sub(e.sent)
 	p.waiting--
+	select {
+	case p.answered <- struct{}{}:
+	default:
+	}
 	if p.waiting == 0 && p.drained != nil {
 		close(p.drained)
 		p.drained = nil
@@ -298,20 +304,26 @@ func (p *Ping) statsLocked(n int) PingStats {
 	return s
 }
 
-// PingOnce sends one request and waits for its reply until ctx is done.
+// PingOnce waits for one echo reply until ctx is done, and asks once a second
+// for it, as ping does: a network just built may lose a packet while its
+// interfaces come up.
 func (n *Namespace) PingOnce(ctx context.Context, dst netip.Addr) (time.Duration, error) {
 	return n.PingSize(ctx, dst, 56)
 }
 
 // PingSize is PingOnce with this many bytes of payload.
 func (n *Namespace) PingSize(ctx context.Context, dst netip.Addr, payload int) (time.Duration, error) {
-	p, err := n.Ping(dst, PingConfig{Interval: time.Hour, Payload: payload})
+	p, err := n.Ping(dst, PingConfig{Interval: time.Second, Payload: payload})
 	if err != nil {
 		return 0, err
 	}
-	s := p.stop(ctx) // the first request is sent whatever comes
-	if s.Received == 0 {
-		return 0, fmt.Errorf("no echo reply from %s in %s", dst, n.Name)
+	select {
+	case <-p.answered:
+	case <-ctx.Done():
 	}
-	return s.Avg, nil
+	s := p.Stop(0)
+	if s.Received == 0 {
+		return 0, fmt.Errorf("no echo reply from %s in %s: %d sent, %d refused by the kernel", dst, n.Name, s.Sent, s.Refused)
+	}
+	return s.Min, nil
 }
