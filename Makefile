@@ -40,7 +40,7 @@ demo: build ## show a mesh of three hosts in network namespaces (root)
 
 test: ## run all tests (root: those in network namespaces too)
 	@.ci/need $(GO) certificates nft?
-	$(GO) test -timeout 15m $(PKG)
+	$(GO) test -p 1 -timeout 15m $(PKG)
 
 portable: ## run whole daemons and the demo once more with all offloads off (root)
 	@.ci/need $(GO) certificates nft?

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -53,8 +54,21 @@ func addContainer(t testing.TB, bridge string, mtu, n int) *container {
 			addr.Flags = unix.IFA_F_NODAD
 			must(t, netlink.AddrAdd(eth0, addr))
 		}
+		awaitCarrier(t, "eth0")
 	})
+	awaitCarrier(t, "vc")
 	return c
+}
+
+// awaitCarrier waits until an end of a cable transmits: the kernel notices the
+// carrier a moment later and drops what is sent before.
+func awaitCarrier(t testing.TB, name string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); link(t, name).Attrs().OperState != netlink.OperUp; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s has no carrier", name)
+		}
+	}
 }
 
 // newNamespace makes a namespace and stays in this one.

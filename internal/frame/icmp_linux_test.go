@@ -103,7 +103,28 @@ func vethPair(t *testing.T) (host, mesh netlink.Link) {
 		check(t, netlink.LinkSetUp(l))
 		links[i] = l
 	}
+	awaitRunning(t, links[:]...)
 	return links[0], links[1]
+}
+
+// awaitRunning waits until links pass frames, which is a moment after they are
+// set up: the first one might be lost else.
+func awaitRunning(t *testing.T, links ...netlink.Link) {
+	t.Helper()
+	end := time.Now().Add(10 * time.Second)
+	for _, link := range links {
+		for {
+			l, err := netlink.LinkByIndex(link.Attrs().Index)
+			check(t, err)
+			if l.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("link %s is %v", l.Attrs().Name, l.Attrs().OperState)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 // address gives link an address and a neighbour that is macB.

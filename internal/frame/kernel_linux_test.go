@@ -53,6 +53,7 @@ func newKernel(t *testing.T) *kernel {
 	check(t, netlink.LinkSetMaster(link, bridge))
 	check(t, netlink.LinkSetUp(link))
 	check(t, netlink.LinkSetUp(bridge))
+	awaitRunning(t, bridge)
 	k := &kernel{tap: tap, wire: packetSocket(t, mesh)}
 	check(t, unix.SetsockoptInt(k.wire, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20))
 	return k

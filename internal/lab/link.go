@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,10 +21,28 @@ func Connect(a *Namespace, aName string, b *Namespace, bName string) error {
 	if err := a.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("connect %s in %s with %s in %s: %w", aName, a.Name, bName, b.Name, err)
 	}
-	if err := b.Up(bName); err != nil {
+	if err := errors.Join(b.Up(bName), a.Up(aName)); err != nil {
 		return err
 	}
-	return a.Up(aName)
+	return errors.Join(a.awaitCarrier(aName), b.awaitCarrier(bName))
+}
+
+// awaitCarrier waits until an interface transmits: the kernel notices a cable's
+// other end a moment later and drops what is sent before.
+func (n *Namespace) awaitCarrier(link string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := n.nl.LinkByName(link)
+		if err != nil {
+			return err
+		}
+		state := l.Attrs().OperState
+		if state == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s in %s is %s, not up", link, n.Name, state)
+		}
+	}
 }
 
 // AddBridge adds a bridge without STP, up, with no address.
