@@ -43,6 +43,7 @@ type Connection struct {
 	Name      string `json:"name"`
 	NickName  string `json:"nickname"`
 	UID       uint64 `json:"uid,string"`
+	Carrier   string `json:"carrier"` // what the session rides on
 	Transport string `json:"transport"`
 	MTU       *int   `json:"mtu"`
 	Paths     []Path `json:"paths"`

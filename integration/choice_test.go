@@ -1,0 +1,203 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"meshd/internal/lab/peer"
+)
+
+// moveWithin is the longest that a flow stands still when the transport it uses
+// is blocked.
+const moveWithin = 3 * time.Second
+
+// blockSession and blockSleeve are what stock routers use.
+const (
+	blockSession = "tcp dport 6783 drop; tcp sport 6783 drop;"
+	blockSleeve  = "udp dport 6783 drop;"
+	// punch and quic share a port: the first bits of a datagram tell them apart
+	// (docs/protocol.md). 64 bits of UDP header come before them.
+	blockPunch = "udp dport 6785 @th,64,2 2 drop;"
+	blockQUIC  = "udp dport 6785 @th,65,1 1 drop;"
+)
+
+// block drops what matches, in both directions, until unblock.
+func (h *host) block(name, rules string) {
+	h.w.Helper()
+	h.w.nft(h.Host, fmt.Sprintf(`
+table inet %[1]s {
+	chain in  { type filter hook input priority 0; %[2]s }
+	chain out { type filter hook output priority 0; %[2]s }
+}`, name, rules))
+}
+
+func (h *host) unblock(name string) {
+	h.w.Helper()
+	h.w.nft(h.Host, "delete table inet "+name)
+}
+
+// uses waits until frames from h to another host leave over a transport.
+func (h *host) uses(other *host, transport string) {
+	h.w.Helper()
+	h.w.eventually(fmt.Sprintf("%s reaches %s over %s", h.NickName, other.NickName, transport), func(ctx context.Context) error {
+		c, err := h.connection(ctx, other)
+		if err == nil && c.Transport != transport {
+			err = fmt.Errorf("it uses %q", c.Transport)
+		}
+		return err
+	})
+}
+
+// rides waits until the session between two hosts rides on a carrier.
+func (h *host) rides(other *host, carrier string) {
+	h.w.Helper()
+	h.w.eventually(fmt.Sprintf("session of %s with %s on %s", h.NickName, other.NickName, carrier), func(ctx context.Context) error {
+		c, err := h.connection(ctx, other)
+		if err == nil && c.Carrier != carrier {
+			err = fmt.Errorf("it rides on %q", c.Carrier)
+		}
+		return err
+	})
+}
+
+// connection is h's connection to another host.
+func (h *host) connection(ctx context.Context, other *host) (peer.Connection, error) {
+	r, err := h.Report(ctx)
+	if err != nil {
+		return peer.Connection{}, err
+	}
+	i := slices.IndexFunc(r.Connections, func(c peer.Connection) bool { return c.Name == other.Name })
+	if i < 0 {
+		return peer.Connection{}, errors.New("no connection")
+	}
+	return r.Connections[i], nil
+}
+
+// TestQUICAlone: three hosts whose network passes nothing but UDP/6785 are a full
+// mesh over QUIC: sessions, discovery and frames.
+//
+//	weave01 ──┐
+//	weave02 ──┼── lan, where 6783 is blocked
+//	weave03 ──┘
+func TestQUICAlone(t *testing.T) {
+	for _, underlay := range []struct {
+		name, addr, length, target string
+	}{
+		{"IPv4", "10.0.0.", "/24", "10.0.0.1"},
+		{"IPv6", "fd00::", "/64", "quic://[fd00::1]"},
+	} {
+		t.Run(underlay.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.needNFT()
+			lan := w.lan("lan")
+			var hosts []*host
+			for i := range 3 {
+				h := w.host(fmt.Sprint("weave0", i+1), lan.at(fmt.Sprint(underlay.addr, i+1, underlay.length)))
+				h.Env = []string{"MESHD_TRANSPORTS=quic", "MESHD_PASSWORD=a long enough password for a test"}
+				h.block("blocked", blockSession+blockSleeve+blockPunch)
+				hosts = append(hosts, h)
+			}
+			hosts[0].start()
+			hosts[1].start(underlay.target)
+			hosts[2].start(underlay.target)
+			w.joined(hosts...)
+			boxes := w.boxes(hosts...)
+			w.answers(boxes...)
+			for _, a := range hosts {
+				for _, b := range hosts {
+					if a != b {
+						a.uses(b, "quic")
+						a.rides(b, "quic")
+					}
+				}
+			}
+			everySize(w, boxes)
+			transfers(w, boxes)
+		})
+	}
+}
+
+// TestMixedPreferences: each host has an order of its own, one knows QUIC only.
+//
+//	weave01 punch, quic, sleeve ──┐
+//	weave02 sleeve, quic, punch ──┼── lan
+//	weave03 quic ─────────────────┘
+func TestMixedPreferences(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	lan := w.lan("lan")
+	a := w.host("weave01", lan.at("10.0.0.1/24", "fd00::1/64"))
+	b := w.host("weave02", lan.at("10.0.0.2/24", "fd00::2/64"))
+	c := w.host("weave03", lan.at("10.0.0.3/24", "fd00::3/64"))
+	a.Env = []string{"MESHD_TRANSPORTS=punch,quic,sleeve"}
+	b.Env = []string{"MESHD_TRANSPORTS=sleeve,quic,punch"}
+	c.Env = []string{"MESHD_TRANSPORTS=quic"}
+	w.mesh(a, b, c)
+	boxes := w.boxes(a, b, c)
+	w.answers(boxes...)
+	a.uses(b, "punch")
+	b.uses(a, "sleeve")
+	for _, x := range []*host{a, b} {
+		x.uses(c, "quic")
+		c.uses(x, "quic")
+	}
+	transfers(w, boxes)
+}
+
+// TestBlockedTransports: whatever is blocked under a running TCP connection, it
+// goes on within 3 s, and returns to the best transport when that works again.
+//
+//	weave01 ── lan ── weave02
+func TestBlockedTransports(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.needNFT()
+	lan := w.lan("lan")
+	a, b := w.host("weave01", lan.at("10.0.0.1/24")), w.host("weave02", lan.at("10.0.0.2/24"))
+	w.mesh(a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	both := func(f func(h, other *host)) { f(a, b); f(b, a) }
+	both(func(h, other *host) { h.uses(other, "punch") })
+
+	f := boxes[0].flow(boxes[1])
+	f.longest()
+	for _, step := range []struct {
+		name string
+		do   func()
+		uses string
+	}{
+		{"punch is blocked", func() { a.block("punch", blockPunch) }, "quic"},
+		{"quic is blocked too", func() { a.block("quic", blockQUIC) }, "sleeve"},
+		{"quic is free", func() { a.unblock("quic") }, "quic"},
+		{"TCP is blocked", func() { a.block("session", blockSession) }, "quic"},
+		{"punch is free", func() { a.unblock("punch") }, "punch"},
+		{"quic and sleeve are blocked", func() { a.block("others", blockQUIC+blockSleeve) }, "punch"},
+	} {
+		w.Log(step.name)
+		if strings.HasPrefix(step.name, "quic and") { // a session has to live on something
+			a.unblock("session")
+			both(func(h, other *host) { h.rides(other, "quic") })
+		}
+		step.do()
+		both(func(h, other *host) { h.uses(other, step.uses) })
+		if step.name == "TCP is blocked" {
+			both(func(h, other *host) { h.rides(other, "quic") })
+		}
+		if stall := f.longest(); stall > moveWithin {
+			t.Errorf("%s: the flow stood still for %v, want at most %v", step.name, stall, moveWithin)
+		}
+		f.alive()
+	}
+	both(func(h, other *host) { h.rides(other, "tcp") })
+	if stall := f.longest(); stall > moveWithin {
+		t.Errorf("the session moved back: the flow stood still for %v, want at most %v", stall, moveWithin)
+	}
+	f.end()
+}
