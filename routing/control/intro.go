@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"syscall"
 	"time"
 )
@@ -132,7 +133,10 @@ func (h *handshake) header() (version int, err error) {
 	highest := cmp.Or(h.cfg.MaxVersion, MaxProtocol)
 	var theirs [headerLen]byte
 	err = h.exchange("exchange headers", h.send(appendHeader(nil, lowest, highest)), func() error {
-		_, err := io.ReadFull(h.c.in.r, theirs[:])
+		n, err := io.ReadFull(h.c.in.r, theirs[:])
+		if err != nil && n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", errUnspoken, err)
+		}
 		return err
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -32,7 +33,7 @@ const (
 
 // Settings are what can change while the mesh runs.
 type Settings struct {
-	Peers          []string // host[:port]
+	Peers          []string // host[:port], tcp://host[:port] or quic://host[:port]
 	Discovery      bool
 	ConnLimit      int // connections, dialled and accepted together; 0: no limit
 	TrustedSubnets []netip.Prefix
@@ -44,9 +45,10 @@ type Settings struct {
 type Config struct {
 	Self     transport.Peer
 	Port     uint16 // our control port; also that of targets that name none
+	QUICPort uint16 // the same of the QUIC carrier; 0: DefaultQUICPort
 	Settings Settings
 	Set      *transport.Set
-	Carriers []Carrier
+	Carriers []Carrier // each once, TCP first
 	// Resolve turns a host name into addresses; nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Refuse says of an address that it must not be dialled, and why: it lies on
@@ -134,12 +136,24 @@ func New(cfg Config) (*Mesh, error) {
 		Name: cfg.Self.Name, NickName: cfg.Self.NickName, UID: cfg.Self.UID,
 		Version: routing.FirstVersion(time.Now()),
 	}, nil)
-	m.targets = newTargets(cfg.Self.Name, cfg.Port)
+	m.targets = newTargets(cfg.Self.Name, cfg.carrierPorts())
 	if err := m.targets.SetDirect(cfg.Settings.Peers, time.Now()); err != nil {
 		return nil, err
 	}
 	m.targets.Restore(cfg.Remembered, time.Now())
 	return m, nil
+}
+
+// carrierPorts are the carriers and their own ports.
+func (c *Config) carrierPorts() (ps carrierPorts) {
+	for _, carrier := range c.Carriers {
+		port := c.Port
+		if carrier.Name() == CarrierQUIC {
+			port = cmp.Or(c.QUICPort, DefaultQUICPort)
+		}
+		ps = append(ps, carrierPort{carrier.Name(), port})
+	}
+	return ps
 }
 
 // LinksChanged makes the mesh look at the links again. It never blocks and may be

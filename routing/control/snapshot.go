@@ -45,6 +45,7 @@ type PeerConnection struct {
 	Name        frame.PeerName
 	NickName    string // empty while the peer is only named by others
 	Address     string // the other end's control address as that peer sees it
+	Carrier     string // that the address is for; a stock router's is CarrierTCP
 	Outbound    bool
 	Established bool
 }
@@ -65,6 +66,7 @@ const (
 // ConnectionSnapshot is a live connection, or an attempt to make one.
 type ConnectionSnapshot struct {
 	Address  string // the other end; for an attempt the target's address
+	Carrier  string // of the session; of an attempt the only one to be tried, or ""
 	Outbound bool
 	State    ConnState
 	// The rest is set for live connections only.
@@ -75,7 +77,7 @@ type ConnectionSnapshot struct {
 	Version     int    // protocol version
 	Encrypted   bool   // the control connection is
 	Since       time.Time
-	TCPRTT      time.Duration         // from the kernel's TCP_INFO; 0: unknown
+	TCPRTT      time.Duration         // the carrier's; over TCP the kernel's TCP_INFO. 0: unknown
 	Paths       []transport.PathStats // most preferred first
 	MTU         int                   // of the path in use; 0: unknown
 	Transport   string                // overlay name of the path in use; "" while none is up
