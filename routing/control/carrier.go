@@ -21,6 +21,11 @@ type Carrier interface {
 // net.TCPAddr or net.UDPAddr holds. A Stream that knows its round-trip time has a
 // method RTT() time.Duration too, and one that can give up on unacknowledged
 // data sooner a method SetUserTimeout(time.Duration) error.
+//
+// A secure Stream, one over TLS 1.3, has a method
+// ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error)
+// (RFC 8446, section 7.5): equal at both ends, and of no use to anybody in between.
+// If it has PeerKey() ed25519.PublicKey too, the peer must sign with that key.
 type Stream = net.Conn
 
 // streamRTT is the carrier's own idea of the round-trip time; 0: unknown.

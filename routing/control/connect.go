@@ -186,16 +186,21 @@ func (m *Mesh) resolve(ctx context.Context, host string) ([]netip.Addr, error) {
 func (m *Mesh) dial(ctx context.Context, t *target, addr netip.AddrPort) error {
 	var errs error
 	for _, c := range m.cfg.Carriers {
-		stream, err := c.Dial(ctx, addr)
-		if err != nil {
-			errs = errors.Join(errs, err)
-			continue
+		for tries := 1; ; tries++ {
+			stream, err := c.Dial(ctx, addr)
+			if err != nil {
+				errs = errors.Join(errs, err)
+				break
+			}
+			var expect frame.PeerName
+			if !t.direct {
+				expect = t.name
+			}
+			err = m.greet(ctx, stream, t, expect)
+			if !m.another(addr, err, tries) {
+				return err
+			}
 		}
-		var expect frame.PeerName
-		if !t.direct {
-			expect = t.name
-		}
-		return m.greet(ctx, stream, t, expect)
 	}
 	return &dialError{errs}
 }
@@ -235,13 +240,18 @@ func (s *session) shakeHands(ctx context.Context, m *Mesh) error {
 		return err
 	}
 	var hello localHello
-	if !m.do(func() { hello = m.hello(s.addr.Addr(), ephemeral) }) {
+	if !m.do(func() {
+		hello = m.hello(s.addr.Addr(), ephemeral)
+		if s.dialled {
+			hello.passwords = m.worked.order(hello.passwords, s.addr)
+		}
+	}) {
 		return errStopping
 	}
 	s.trusted = hello.features.Trusted
 	conn, err := Handshake(ctx, s.stream, HandshakeConfig{
-		Dialled: s.dialled, MinVersion: byte(hello.minProtocol), Password: hello.password,
-		Features: hello.features.FeatureMap,
+		Dialled: s.dialled, MinVersion: byte(hello.minProtocol), Passwords: hello.passwords,
+		Identity: m.cfg.Identity, Features: hello.features.FeatureMap,
 	})
 	if err != nil {
 		return err
@@ -267,19 +277,22 @@ type localHello struct {
 	features    Features
 	ephemeral   *ecdh.PrivateKey
 	minProtocol int
-	password    []byte
+	passwords   []Password
 }
 
 // hello is what we say of ourselves to a peer at addr.
 func (m *Mesh) hello(addr netip.Addr, ephemeral *ecdh.PrivateKey) localHello {
 	self := m.topo.Self()
-	h := localHello{ephemeral: ephemeral, minProtocol: m.set.MinProtocol, password: m.set.Password}
+	h := localHello{ephemeral: ephemeral, minProtocol: m.set.MinProtocol, passwords: m.set.Passwords}
 	h.features = Features{
 		Name: self.Name, NickName: self.NickName, UID: self.UID, ConnID: rand.Uint64(),
 		ShortID: self.ShortID, HasShortID: self.HasShortID,
 		Overlays: m.cfg.Set.Names(), HasOverlays: true,
 		Native: true, Abilities: []string{AbilityProbe, AbilityLeave},
 		Ephemeral: (*[32]byte)(ephemeral.PublicKey().Bytes()),
+	}
+	if m.cfg.Identity != nil {
+		h.features.Abilities = append(h.features.Abilities, AbilityIdentity)
 	}
 	for _, p := range m.set.TrustedSubnets {
 		h.features.Trusted = h.features.Trusted || p.Contains(addr)

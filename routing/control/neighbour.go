@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"meshd/internal/identity"
 	"meshd/routing"
 	"meshd/transport"
 )
@@ -16,7 +17,9 @@ type neighbour struct {
 	session     *session // nil: lost, the link lives on
 	addr        netip.AddrPort
 	outbound    bool
-	established bool // as our topology entry says
+	established bool          // as our topology entry says
+	key         *identity.Key // that the latest session showed; nil: none
+	auth        Authentication
 }
 
 // entry is the neighbour's connection in our topology entry.
