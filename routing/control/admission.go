@@ -99,7 +99,7 @@ func (m *Mesh) join(s *session, old *neighbour) {
 	m.neighbours[s.peer.Name] = n
 	m.sessions[s] = struct{}{}
 	if m.cfg.Trust != nil {
-		m.cfg.Trust.Taken(s.claim())
+		m.cfg.Trust.Taken(s.peer.Name, s.peer.NickName, s.conn.PeerKey)
 	}
 	f := s.conn.Features
 	m.topo.Introduce(routing.Peer{

@@ -1,28 +1,19 @@
 package control
 
 import (
-	"fmt"
-
 	"meshd/internal/frame"
 	"meshd/internal/identity"
 )
 
-// Claim is what a peer has said and shown of itself in the handshake.
-type Claim struct {
-	Name     frame.PeerName
-	NickName string
-	Key      *identity.Key // that it signed with; nil: none, as of stock routers and under protocol 1
-	Proved   bool          // that it knows the mesh's password
-}
-
 // Trust decides who may be a neighbour. Its methods are called in the mesh's
-// goroutine: they must not wait for anything.
+// goroutine: they must not wait for anything. A key is the one that the peer signed
+// with; nil: none, as of stock routers and under protocol 1.
 type Trust interface {
 	// Check says why a peer may not be a neighbour; nil: it may. listed: its key is
 	// one that the operator named.
-	Check(Claim) (listed bool, err error)
+	Check(name frame.PeerName, key *identity.Key) (listed bool, err error)
 	// Taken is told of a peer with which there is a session now.
-	Taken(Claim)
+	Taken(name frame.PeerName, nick string, key *identity.Key)
 }
 
 // Authentication is how it is known who a neighbour is.
@@ -38,12 +29,8 @@ const (
 // untrustedError is why a session ends whose peer is not trusted any more.
 type untrustedError struct{ err error }
 
-func (e *untrustedError) Error() string { return e.err.Error() }
+func (e *untrustedError) Error() string { return "not trusted: " + e.err.Error() }
 func (e *untrustedError) Unwrap() error { return e.err }
-
-func (s *session) claim() Claim {
-	return Claim{Name: s.peer.Name, NickName: s.peer.NickName, Key: s.conn.PeerKey, Proved: s.conn.Proved}
-}
 
 // judge asks whether the neighbour may be one, and notes how it is authenticated.
 func (m *Mesh) judge(s *session) error {
@@ -54,9 +41,9 @@ func (m *Mesh) judge(s *session) error {
 	if m.cfg.Trust == nil {
 		return nil
 	}
-	listed, err := m.cfg.Trust.Check(s.claim())
+	listed, err := m.cfg.Trust.Check(s.peer.Name, s.conn.PeerKey)
 	if err != nil {
-		return fmt.Errorf("not trusted: %w", &untrustedError{err})
+		return &untrustedError{err}
 	}
 	if listed {
 		s.auth = ByKey
