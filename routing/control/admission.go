@@ -44,6 +44,9 @@ func (m *Mesh) admit(s *session) error {
 	case s.peer.Name == m.cfg.Self.Name:
 		return &collisionError{name: s.peer.Name, nick: s.peer.NickName, addr: s.addr}
 	}
+	if err := m.judge(s); err != nil {
+		return err
+	}
 	m.targets.Behind(s.target, s.peer.Name)
 	if s.target == nil || s.target.direct || s.target.name == s.peer.Name {
 		return nil
@@ -87,7 +90,7 @@ func (m *Mesh) refuseNewcomer(s *session, old *neighbour) error {
 func (m *Mesh) join(s *session, old *neighbour) {
 	n := &neighbour{
 		peer: s.peer, link: s.att.Link(), session: s,
-		at: s.at(), outbound: s.dialled,
+		at: s.at(), outbound: s.dialled, key: s.conn.PeerKey, auth: s.auth,
 	}
 	if old != nil {
 		n.established = old.established
@@ -95,6 +98,9 @@ func (m *Mesh) join(s *session, old *neighbour) {
 	s.joined = time.Now()
 	m.neighbours[s.peer.Name] = n
 	m.sessions[s] = struct{}{}
+	if m.cfg.Trust != nil {
+		m.cfg.Trust.Taken(s.peer.Name, s.peer.NickName, s.conn.PeerKey)
+	}
 	f := s.conn.Features
 	m.topo.Introduce(routing.Peer{
 		Name: f.Name, NickName: f.NickName, UID: f.UID, ShortID: f.ShortID, HasShortID: f.HasShortID,
@@ -102,7 +108,7 @@ func (m *Mesh) join(s *session, old *neighbour) {
 	m.topo.SetConnection(n.entry())
 	m.targets.Connected(s.peer.Name, s.target, liveSession{at: s.at(), outbound: s.dialled, native: s.native}, time.Now())
 	m.log.Info("session with neighbour", "peer", s.peer.Name, "nickname", s.peer.NickName,
-		"addr", s.at(), "outbound", s.dialled, "protocol", s.conn.Version, "encrypted", s.conn.Encrypted, "native", s.native)
+		"addr", s.at(), "outbound", s.dialled, "protocol", s.conn.Version, "encrypted", s.conn.Encrypted, "authentication", s.auth, "native", s.native)
 	s.start(m)
 	s.queueTopology(m.allNames())
 	m.LinksChanged()
@@ -131,7 +137,8 @@ func (m *Mesh) endSession(s *session, why error) {
 		"gossip_dropped", s.out.lost(), "err", why)
 	n.session = nil
 	m.targets.Ended(s.peer.Name, s.joined, why, time.Now())
-	if s.native && !errors.Is(why, errLeft) && n.link.State().Up {
+	_, untrusted := errors.AsType[*untrustedError](why)
+	if s.native && !untrusted && !errors.Is(why, errLeft) && n.link.State().Up {
 		s.att.Lose(linkLinger)
 		return
 	}

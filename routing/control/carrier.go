@@ -26,6 +26,11 @@ type Carrier interface {
 // data sooner a method SetUserTimeout(time.Duration) error; one that has none must
 // itself end when its peer acknowledges nothing for about userTimeout. Closing a
 // stream must not wait for the peer.
+//
+// A secure Stream, one over TLS 1.3, has a method
+// ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error)
+// (RFC 8446, section 7.5): equal at both ends, and of no use to anybody in between.
+// If it has PeerKey() ed25519.PublicKey too, the peer must sign with that key.
 type Stream = net.Conn
 
 // streamRTT is the carrier's own idea of the round-trip time; 0: unknown.

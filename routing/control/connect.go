@@ -95,13 +95,18 @@ func (s *session) shakeHands(ctx context.Context, m *Mesh) error {
 		return err
 	}
 	var hello localHello
-	if !m.do(func() { hello = m.hello(s.addr.Addr(), ephemeral) }) {
+	if !m.do(func() {
+		hello = m.hello(s.addr.Addr(), ephemeral)
+		if s.dialled {
+			hello.passwords = m.worked.order(hello.passwords, s.addr)
+		}
+	}) {
 		return errStopping
 	}
 	s.trusted = hello.features.Trusted
 	conn, err := Handshake(ctx, s.stream, HandshakeConfig{
-		Dialled: s.dialled, MinVersion: byte(hello.minProtocol), Password: hello.password,
-		Features: hello.features.FeatureMap,
+		Dialled: s.dialled, MinVersion: byte(hello.minProtocol), Passwords: hello.passwords,
+		Identity: m.cfg.Identity, Features: hello.features.FeatureMap,
 	})
 	if err != nil {
 		return err
@@ -127,19 +132,22 @@ type localHello struct {
 	features    Features
 	ephemeral   *ecdh.PrivateKey
 	minProtocol int
-	password    []byte
+	passwords   []Password
 }
 
 // hello is what we say of ourselves to a peer at addr.
 func (m *Mesh) hello(addr netip.Addr, ephemeral *ecdh.PrivateKey) localHello {
 	self := m.topo.Self()
-	h := localHello{ephemeral: ephemeral, minProtocol: m.set.MinProtocol, password: m.set.Password}
+	h := localHello{ephemeral: ephemeral, minProtocol: m.set.MinProtocol, passwords: m.set.Passwords}
 	h.features = Features{
 		Name: self.Name, NickName: self.NickName, UID: self.UID, ConnID: rand.Uint64(),
 		ShortID: self.ShortID, HasShortID: self.HasShortID,
 		Overlays: m.cfg.Set.Names(), HasOverlays: true,
 		Native: true, Abilities: []string{AbilityProbe, AbilityLeave},
 		Ephemeral: (*[32]byte)(ephemeral.PublicKey().Bytes()),
+	}
+	if m.cfg.Identity != nil {
+		h.features.Abilities = append(h.features.Abilities, AbilityIdentity)
 	}
 	for _, p := range m.set.TrustedSubnets {
 		h.features.Trusted = h.features.Trusted || p.Contains(addr)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 	"meshd/routing"
 	"meshd/transport"
 )
@@ -37,8 +38,8 @@ type Settings struct {
 	Discovery      bool
 	ConnLimit      int // connections, dialled and accepted together; 0: no limit
 	TrustedSubnets []netip.Prefix
-	MinProtocol    int    // 1 or 2
-	Password       []byte // empty: none. A change concerns new connections
+	MinProtocol    int        // 1 or 2
+	Passwords      []Password // the one to dial with first; none: the mesh has none. A change concerns new connections
 }
 
 // Config is what a Mesh needs for its whole life.
@@ -49,6 +50,10 @@ type Config struct {
 	Settings Settings
 	Set      *transport.Set
 	Carriers []Carrier // each once, TCP first
+	// Identity is the host's key; nil: it has none. Trust decides who may be a
+	// neighbour; nil: everybody.
+	Identity *identity.Identity
+	Trust    Trust
 	// Resolve turns a host name into addresses; nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Refuse says of an address that it must not be dialled, and why: it lies on
@@ -92,6 +97,7 @@ type Mesh struct {
 	targets    *targets
 	ended      uint64 // connections that ended
 	refusals   refusals
+	worked     worked                            // passwords at addresses
 	fib        *routing.FIB                      // as published
 	news       map[frame.PeerName]*session       // entries to pass on, and who told them
 	reached    map[frame.PeerName]frame.PeerName // who could be reached then, over whom
@@ -122,6 +128,7 @@ func New(cfg Config) (*Mesh, error) {
 		sessions:   map[*session]struct{}{},
 		surrogates: newSurrogates(),
 		refusals:   refusals{},
+		worked:     worked{},
 		news:       map[frame.PeerName]*session{},
 		told:       map[frame.PeerName]time.Time{},
 		mends:      true,

@@ -483,7 +483,7 @@ func failure(t *testing.T, n *node) string {
 
 func TestHandshakeRefusals(t *testing.T) {
 	password := func(p string) func(*Config) {
-		return func(c *Config) { c.Settings.Password = []byte(p) }
+		return func(c *Config) { c.Settings.Passwords = Passwords([]byte(p)) }
 	}
 	for _, tt := range []struct {
 		name           string
@@ -521,7 +521,7 @@ func TestHandshakeRefusals(t *testing.T) {
 
 func TestPasswordMeshForms(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
-		secret := func(c *Config) { c.Settings.Password = []byte("correct-horse") }
+		secret := func(c *Config) { c.Settings.Passwords = Passwords([]byte("correct-horse")) }
 		a, b := w.start(1, secret), w.start(2, secret, to("10.0.0.1"))
 		defer a.stop()
 		defer b.stop()

@@ -3,6 +3,7 @@ package control
 import (
 	"time"
 
+	"meshd/internal/identity"
 	"meshd/routing"
 	"meshd/transport"
 )
@@ -15,7 +16,9 @@ type neighbour struct {
 	session     *session  // nil: lost, the link lives on
 	at          Candidate // the other end of the session, or of the last one
 	outbound    bool
-	established bool // as our topology entry says
+	established bool          // as our topology entry says
+	key         *identity.Key // that the latest session showed; nil: none
+	auth        Authentication
 }
 
 // entry is the neighbour's connection in our topology entry. Only over TCP it says

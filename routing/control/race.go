@@ -175,8 +175,18 @@ func (r *race) run(tries []try) []outcome {
 	return out
 }
 
-// try dials one candidate and shakes hands with who answers.
+// try dials one candidate, once more for each further password that it may take.
 func (r *race) try(c Candidate) error {
+	for tries := 1; ; tries++ {
+		err := r.once(c)
+		if !r.m.another(c.Addr, err, tries) {
+			return err
+		}
+	}
+}
+
+// once dials one candidate and shakes hands with who answers.
+func (r *race) once(c Candidate) error {
 	began := time.Now()
 	stream, err := r.m.dial(r.open, c)
 	if err != nil {

@@ -60,6 +60,7 @@ type session struct {
 	tagged  bool      // overlay control goes in tag 7
 	trusted bool      // we trust the other end's address
 	secret  *[32]byte // root of native paths keys; nil towards stock peers
+	auth    Authentication
 
 	att    *transport.Attachment
 	joined time.Time
@@ -78,10 +79,10 @@ func (s *session) attach(set *transport.Set, self transport.Peer) (err error) {
 	sess := transport.Session{
 		Local: self, Remote: s.peer, UID: s.uid, Dialled: s.dialled,
 		Stream: s.stream, LocalAddr: addrPort(s.stream.LocalAddr()), RemoteAddr: s.addr, Native: s.native,
-		Secret: s.secret, Authenticated: s.conn.Key != nil,
+		Secret: s.secret, Authenticated: s.authenticated(),
 	}
-	if s.conn.Key != nil && !(s.trusted && s.conn.Features.Trusted) {
-		sess.Key = s.conn.Key
+	if sess.Key, err = s.sleeveKey(); err != nil {
+		return err
 	}
 	s.att, err = set.Attach(sess, s.common, s.sendOverlayControl)
 	return err

@@ -61,12 +61,15 @@ func (m *Mesh) Forget(peers []string) (err error) {
 	return err
 }
 
-// Apply changes the settings of a running mesh. Targets that Connect added or
+// Apply changes the settings of a running mesh, and ends the sessions with peers
+// that Config.Trust refuses by now. Targets that Connect added or
 // Forget removed stay as they are, those of the handshake concern new connections.
 func (m *Mesh) Apply(set Settings) (err error) {
 	if !m.do(func() {
 		if err = m.targets.ChangeDirect(m.set.Peers, set.Peers, time.Now()); err == nil {
 			m.set = set
+			clear(m.worked)
+			m.judgeAll()
 		}
 	}) {
 		return ErrStopped
@@ -85,7 +88,7 @@ func (m *Mesh) snapshot() Snapshot {
 	s := Snapshot{
 		Self:        m.peerSnapshot(m.topo.Self()),
 		MinProtocol: m.set.MinProtocol, MaxProtocol: MaxProtocol,
-		Encrypted: len(m.set.Password) > 0, Discovery: m.set.Discovery,
+		Encrypted: len(m.set.Passwords) > 0, Discovery: m.set.Discovery,
 		Port: int(m.cfg.Port), ConnLimit: m.set.ConnLimit,
 		TrustedSubnets: slices.Clone(m.set.TrustedSubnets),
 		Terminations:   m.ended,
@@ -145,7 +148,7 @@ func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
 		Address: n.at.Addr.String(), Carrier: n.at.Carrier, Outbound: n.outbound, State: StatePending,
 		Name: n.peer.Name, NickName: n.peer.NickName, UID: n.peer.UID,
 		Paths: n.link.Paths(), MTU: link.MTU, Transport: link.Transport,
-		Unsessioned: n.session == nil,
+		Unsessioned: n.session == nil, Key: n.key, Authentication: n.auth,
 	}
 	if link.Up {
 		c.State = StateEstablished
