@@ -17,7 +17,7 @@ type Config struct {
 	Bridge          Bridge
 	TAP             TAP
 	UDP             UDP
-	Peers           []string // host[:port] each, as ParsePeer reads them
+	Peers           []string // as ParsePeer reads them
 	PasswordFile    string
 	Password        Secret // empty: the mesh is not encrypted by password
 	MinProtocol     int    // lowest weave protocol that is accepted: 1 or 2

@@ -12,12 +12,66 @@ import (
 // ErrPeer says that text is not a peer's address.
 var ErrPeer = errors.New("is not host[:port]")
 
-const peerRemedy = "wanted host[:port]; IPv6 in brackets when with a port"
+const peerRemedy = "wanted host[:port], tcp://host[:port] or quic://host[:port]; IPv6 in brackets when with a port"
 
-// ParsePeer reads a peer's address: host[:port], where host is an IPv4 address,
-// an IPv6 address (in brackets when with a port) or a host name. port is 0 where
-// none is given. Host names are not resolved.
-func ParsePeer(s string) (host string, port uint16, err error) {
+// The carriers that a peer's address can name.
+const (
+	CarrierTCP  = "tcp"
+	CarrierQUIC = "quic"
+)
+
+// PeerAddress is where a peer may be reached.
+type PeerAddress struct {
+	Carrier string // CarrierTCP or CarrierQUIC; empty: whichever answers
+	Host    string // an IP address or a host name, which is not resolved
+	Port    uint16 // 0: none given. Without a carrier it is TCP's
+}
+
+// ParsePeer reads a peer's address: host[:port], tcp://host[:port] or
+// quic://host[:port], where host is an IPv4 address, an IPv6 address (in brackets
+// when with a port) or a host name.
+func ParsePeer(s string) (PeerAddress, error) {
+	carrier, rest, err := splitCarrier(s)
+	if err != nil {
+		return PeerAddress{}, err
+	}
+	host, port, err := parseHostPort(rest)
+	if err != nil {
+		return PeerAddress{}, err
+	}
+	return PeerAddress{Carrier: carrier, Host: host, Port: port}, nil
+}
+
+// String is the form that ParsePeer reads.
+func (p PeerAddress) String() string {
+	s := p.Host
+	if p.Port != 0 {
+		s = net.JoinHostPort(p.Host, strconv.Itoa(int(p.Port)))
+	}
+	if p.Carrier != "" {
+		s = p.Carrier + "://" + s
+	}
+	return s
+}
+
+// splitCarrier takes the carrier from an address that names one.
+func splitCarrier(s string) (carrier, rest string, err error) {
+	scheme, rest, found := strings.Cut(s, "://")
+	if !found {
+		return "", s, nil
+	}
+	carrier = strings.ToLower(scheme)
+	switch {
+	case carrier != CarrierTCP && carrier != CarrierQUIC:
+		return "", "", fmt.Errorf("names no carrier: there is tcp:// and quic://, not %s", quoteShort(scheme+"://"))
+	case strings.ContainsAny(rest, "/?#@"):
+		return "", "", fmt.Errorf("has more than a host and a port after %s://", carrier)
+	}
+	return carrier, rest, nil
+}
+
+// parseHostPort reads host[:port]; port is 0 where none is given.
+func parseHostPort(s string) (host string, port uint16, err error) {
 	host, portText, err := splitPeer(s)
 	if err != nil {
 		return "", 0, err
@@ -42,11 +96,6 @@ func ParsePeer(s string) (host string, port uint16, err error) {
 		return "", 0, ErrPeer
 	}
 	return host, port, nil
-}
-
-// JoinPeer is the address of a peer with its port in the form ParsePeer reads.
-func JoinPeer(host string, port uint16) string {
-	return net.JoinHostPort(host, strconv.Itoa(int(port)))
 }
 
 func splitPeer(s string) (host, port string, err error) {
@@ -102,7 +151,7 @@ func isHostLetter(r rune) bool {
 }
 
 func checkPeer(s string) *FieldError {
-	if _, _, err := ParsePeer(s); err != nil {
+	if _, err := ParsePeer(s); err != nil {
 		return fault(s, err.Error(), peerRemedy)
 	}
 	return nil

@@ -12,8 +12,13 @@ func newConnectCmd(connect func() *client) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connect PEER...",
 		Short: "Add peers to connect to",
-		Long: `Add peers to the targets and connect to them at once. PEER is host[:port], or
-the name or nickname of a peer that the mesh knows.
+		Long: `Add peers to the targets and connect to them at once. PEER is one of
+
+  host[:port]         over TCP and QUIC, tried together; the port is TCP's
+  quic://host[:port]  over QUIC only
+  tcp://host[:port]   over TCP only
+
+or the name or nickname of a peer that the mesh knows.
 
 The targets are those of the running daemon; write them to "peers" in the
 configuration file to keep them.`,

@@ -43,7 +43,10 @@ func TestMemory(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); m.run(ctx) }()
-	want := []control.Remembered{{Name: 0x020000000001, Addresses: []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:6783")}}}
+	want := []control.Remembered{{Name: 0x020000000001, Addresses: []control.Candidate{
+		{Carrier: control.CarrierTCP, Addr: netip.MustParseAddrPort("10.0.0.1:6783")},
+		{Carrier: control.CarrierQUIC, Addr: netip.MustParseAddrPort("10.0.0.1:6785")},
+	}}}
 	for range 100 {
 		m.save(nil) // none of these may hold the caller up
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -62,7 +63,7 @@ func byAddress(s *Status, arg string) (*Peer, error) {
 	found := map[string]bool{}
 	for i := range s.Peers {
 		for _, c := range s.Peers[i].Connections {
-			if sameAddress(arg, c.Address) {
+			if sameAddress(arg, c.Address, c.Carrier) {
 				found[c.Name] = true
 			}
 		}
@@ -83,35 +84,47 @@ func byAddress(s *Status, arg string) (*Peer, error) {
 	return nil, fmt.Errorf("%s is an address of %d peers: %s; use a name", arg, len(peers), strings.Join(names, ", "))
 }
 
-// isAddress reports whether arg is an IP address, with or without port.
+// isAddress reports whether arg is an IP address, with or without carrier and port.
 func isAddress(arg string) bool {
-	host, _, err := config.ParsePeer(arg)
+	p, err := config.ParsePeer(arg)
 	if err != nil {
 		return false
 	}
-	_, err = netip.ParseAddr(host)
+	_, err = netip.ParseAddr(p.Host)
 	return err == nil
 }
 
-// sameAddress compares what a user wrote with an ip:port.
-func sameAddress(arg, address string) bool {
+// sameAddress compares what a user wrote with an ip:port, of a carrier.
+func sameAddress(arg, address, carrier string) bool {
 	if arg == address {
 		return true
 	}
-	host, port, err := config.ParsePeer(arg)
-	if err != nil {
+	p, err := config.ParsePeer(arg)
+	if err != nil || p.Carrier != "" && p.Carrier != carrierOr(carrier) {
 		return false
 	}
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return false
 	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr == ap.Addr().Unmap() && (port == 0 || port == ap.Port())
+	addr, err := netip.ParseAddr(p.Host)
+	return err == nil && addr == ap.Addr().Unmap() && (p.Port == 0 || p.Port == ap.Port())
+}
+
+// carrierOr is a carrier, TCP where none is said.
+func carrierOr(carrier string) string { return cmp.Or(carrier, config.CarrierTCP) }
+
+// withCarrier is an ip:port in the form of a target: quic://10.0.0.2:6785 where it is
+// not for TCP.
+func withCarrier(carrier, address string) string {
+	if carrierOr(carrier) == config.CarrierTCP {
+		return address
+	}
+	return carrier + "://" + address
 }
 
 // connectTargets turns what a user named into targets: a peer of the mesh into
-// an address where it listens; everything else must be host[:port].
+// an address where it listens; everything else must be a peer's address.
 func connectTargets(s *Status, args []string) ([]string, error) {
 	return resolve(args, func(arg string) (string, error) {
 		if isAddress(arg) {
@@ -132,7 +145,10 @@ func connectTargets(s *Status, args []string) ([]string, error) {
 		if _, isName := asName(arg); isName {
 			return "", fmt.Errorf("no address of a peer %s is known here: give one", arg)
 		}
-		if _, _, err := config.ParsePeer(arg); err != nil {
+		switch _, err := config.ParsePeer(arg); {
+		case err != nil && strings.Contains(arg, "://"): // no nickname
+			return "", fmt.Errorf("%q %w: write host[:port], tcp://host[:port] or quic://host[:port]", arg, err)
+		case err != nil:
 			return "", fmt.Errorf("%q %w, and no peer has that name or nickname", arg, err)
 		}
 		return arg, nil
@@ -146,7 +162,11 @@ func forgetTargets(s *Status, args []string) ([]string, error) {
 			return arg, nil
 		}
 		for _, t := range s.Targets {
-			if slices.ContainsFunc(t.Addresses, func(a string) bool { return sameAddress(arg, a) }) {
+			carrier := carrierOf(t.Target)
+			if named := carrierOf(arg); named != "" && named != carrier {
+				continue
+			}
+			if slices.ContainsFunc(t.Addresses, func(a string) bool { return sameAddress(arg, a, carrier) }) {
 				return t.Target, nil
 			}
 		}
@@ -179,14 +199,22 @@ func resolve(args []string, f func(string) (string, error)) ([]string, error) {
 	return out, nil
 }
 
+// carrierOf is the carrier that a target names; empty: none.
+func carrierOf(target string) string {
+	p, _ := config.ParsePeer(target)
+	return p.Carrier
+}
+
 // listenAddress is where a peer takes connections, as far as its neighbours
 // show: where one of them has dialled it, ourselves first; else the IP that it
-// connects from, with our own control port (weave protocol section 7.1).
+// connects from, with our own control port (weave protocol section 7.1). Where a
+// QUIC connection comes from it is listened too.
 func listenAddress(s *Status, name string) string {
 	var dialled, from string
-	note := func(address string, outbound bool) {
-		if outbound && dialled == "" {
-			dialled = address
+	note := func(carrier, address string, outbound bool) {
+		quic := carrier == config.CarrierQUIC
+		if (outbound || quic) && dialled == "" {
+			dialled = withCarrier(carrier, address)
 		}
 		if host, _, err := net.SplitHostPort(address); !outbound && from == "" && err == nil {
 			from = net.JoinHostPort(host, strconv.Itoa(s.ControlPort))
@@ -194,13 +222,13 @@ func listenAddress(s *Status, name string) string {
 	}
 	for i := range s.Connections {
 		if c := &s.Connections[i]; c.Name == name {
-			note(c.Address, c.Outbound)
+			note(c.Carrier, c.Address, c.Outbound)
 		}
 	}
 	for i := range s.Peers {
 		for _, c := range s.Peers[i].Connections {
 			if c.Name == name {
-				note(c.Address, c.Outbound)
+				note(c.Carrier, c.Address, c.Outbound)
 			}
 		}
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +24,25 @@ func resolveReport() Report {
 		control.TargetSnapshot{Target: "weave03.example.net", Addresses: addrs("10.107.153.153:6783")},
 		control.TargetSnapshot{Target: "[fd00::9]:7000", Addresses: addrs("[fd00::9]:7000")},
 	)
+	return r
+}
+
+// quicReport has a peer whose only session is over QUIC, by a target of its own.
+func quicReport() Report {
+	r := resolveReport()
+	m := &r.Mesh
+	m.Targets = append(m.Targets,
+		control.TargetSnapshot{Target: "quic://weave07.example.net", Addresses: addrs("10.0.0.7:6785")},
+		control.TargetSnapshot{Target: "10.0.0.8", Addresses: addrs("10.0.0.8:6783", "10.0.0.8:6785")},
+	)
+	m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(7), NickName: "weave07"})
+	m.Peers[0].Connections = append(m.Peers[0].Connections, control.PeerConnection{
+		Name: testName(7), NickName: "weave07", Address: "10.0.0.7:6785", Carrier: control.CarrierQUIC, Established: true,
+	})
+	m.Connections = append(m.Connections, control.ConnectionSnapshot{
+		Address: "10.0.0.7:6785", Carrier: control.CarrierQUIC, Outbound: true, State: control.StateEstablished,
+		Name: testName(7), NickName: "weave07", Native: true, Version: 2, Since: now,
+	})
 	return r
 }
 
@@ -128,6 +149,66 @@ func TestForgetTargets(t *testing.T) {
 				t.Errorf("forgetTargets = %v, %v, want %v, %q", got, err, tt.want, tt.err)
 			}
 		})
+	}
+}
+
+// A peer with a session over QUIC is called, connected and forgotten as such.
+func TestTargetsOverQUIC(t *testing.T) {
+	s := newStatus(quicReport(), now)
+	for _, tt := range []struct{ arg, connect, forget, err string }{
+		{"weave07", "quic://10.0.0.7:6785", "quic://weave07.example.net", ""},
+		{"quic://weave07.example.net", "quic://weave07.example.net", "quic://weave07.example.net", ""},
+		{"quic://10.0.0.7", "quic://10.0.0.7", "quic://weave07.example.net", ""},
+		{"10.0.0.7:6785", "10.0.0.7:6785", "quic://weave07.example.net", ""},
+		{"10.0.0.8", "10.0.0.8", "10.0.0.8", ""},
+		{"http://a", "", "", `"http://a" names no carrier: there is tcp:// and quic://, not "http://": write host[:port], tcp://host[:port] or quic://host[:port]`},
+		{"quic://a/", "", "", `"quic://a/" has more than a host and a port after quic://: write host[:port], tcp://host[:port] or quic://host[:port]`},
+	} {
+		t.Run(tt.arg, func(t *testing.T) {
+			got, err := connectTargets(&s, []string{tt.arg})
+			if strings.Join(got, " ") != tt.connect || errText(err) != tt.err {
+				t.Errorf("connectTargets = %v, %v, want %q, %q", got, err, tt.connect, tt.err)
+			}
+			got, err = forgetTargets(&s, []string{tt.arg})
+			if strings.Join(got, " ") != tt.forget || (err == nil) != (tt.forget != "") {
+				t.Errorf("forgetTargets = %v, %v, want %q", got, err, tt.forget)
+			}
+		})
+	}
+	for _, arg := range []string{"tcp://10.0.0.7", "tcp://10.0.0.8", "quic://10.0.0.8"} { // not what these targets say
+		if got, err := forgetTargets(&s, []string{arg}); err == nil {
+			t.Errorf("forgetTargets(%s) = %v", arg, got)
+		}
+	}
+	if p, err := findPeer(&s, "quic://10.0.0.7"); err != nil || p == nil || p.NickName != "weave07" {
+		t.Errorf("findPeer = %v, %v, want weave07", p, err)
+	}
+	if p, err := findPeer(&s, "tcp://10.0.0.7"); err != nil || p != nil {
+		t.Errorf("findPeer = %v, %v, want none", p, err)
+	}
+}
+
+// Views say that a session is over QUIC, and nothing more of one over TCP.
+func TestSessionOverQUICIsShown(t *testing.T) {
+	s := newStatus(quicReport(), now)
+	var connections, peers strings.Builder
+	if err := errors.Join(printConnections(&connections, &s), printPeers(&peers, &s)); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		connections.String(): "-> quic://10.0.0.7:6785  established",
+		peers.String():       "<- quic://10.0.0.7:6785  " + testName(7).String() + "(weave07)",
+	} {
+		if !strings.Contains(text, want) || strings.Count(text, "quic") != 1 {
+			t.Errorf("shown:\n%swant %q once", text, want)
+		}
+	}
+	data, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(data), `"address":"10.0.0.7:6785","carrier":"quic"`) {
+		t.Errorf("the carrier is not in %s", data)
 	}
 }
 

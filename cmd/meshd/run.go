@@ -155,7 +155,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 func settings(cfg config.Config) control.Settings {
 	return control.Settings{
 		Peers: cfg.Peers, Discovery: cfg.Discovery, ConnLimit: cfg.ConnectionLimit,
-		TrustedSubnets: cfg.TrustedSubnets, MinProtocol: cfg.MinProtocol, Password: []byte(cfg.Password),
+		TrustedSubnets: cfg.TrustedSubnets, MinProtocol: cfg.MinProtocol, Passwords: control.Passwords([]byte(cfg.Password)),
 	}
 }
 

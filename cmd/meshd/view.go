@@ -58,6 +58,7 @@ type Target struct {
 // Connection is a live connection to a neighbour, or an attempt to make one.
 type Connection struct {
 	Address  string `json:"address"`
+	Carrier  string `json:"carrier,omitempty"` // of the session: tcp or quic
 	Outbound bool   `json:"outbound"`
 	State    string `json:"state"` // in weave's words
 
@@ -113,6 +114,7 @@ type PeerConnection struct {
 	Name        string `json:"name"`
 	NickName    string `json:"nickname"`
 	Address     string `json:"address"`
+	Carrier     string `json:"carrier,omitempty"`
 	Outbound    bool   `json:"outbound"`
 	Established bool   `json:"established"`
 }
@@ -236,7 +238,7 @@ func newTarget(t control.TargetSnapshot) Target {
 }
 
 func newConnection(c control.ConnectionSnapshot) Connection {
-	v := Connection{Address: clean(c.Address), Outbound: c.Outbound, State: string(c.State)}
+	v := Connection{Address: clean(c.Address), Carrier: c.Carrier, Outbound: c.Outbound, State: string(c.State)}
 	if !c.Name.Valid() {
 		v.Error, v.NextTry, v.Never = clean(c.Err), known(c.NextTry), c.Never
 		return v
@@ -288,7 +290,7 @@ func newPeers(m control.Snapshot) []Peer {
 			Reachable: routed[p.Name],
 			Connections: each(p.Connections, func(c control.PeerConnection) PeerConnection {
 				return PeerConnection{
-					Name: c.Name.String(), NickName: clean(c.NickName), Address: clean(c.Address),
+					Name: c.Name.String(), NickName: clean(c.NickName), Address: clean(c.Address), Carrier: c.Carrier,
 					Outbound: c.Outbound, Established: c.Established,
 				}
 			}),

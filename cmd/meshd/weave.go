@@ -138,7 +138,12 @@ func newWeavePeer(p Peer) weavePeer {
 	if p.ShortID != nil {
 		v.ShortID = *p.ShortID
 	}
-	v.Connections = each(p.Connections, func(c PeerConnection) weavePeerConnection { return weavePeerConnection(c) })
+	v.Connections = each(p.Connections, func(c PeerConnection) weavePeerConnection {
+		return weavePeerConnection{
+			Name: c.Name, NickName: c.NickName, Address: withCarrier(c.Carrier, c.Address),
+			Outbound: c.Outbound, Established: c.Established,
+		}
+	})
 	return v
 }
 
@@ -154,7 +159,7 @@ func newWeaveBroadcastRoute(r BroadcastRoute) weaveBroadcastRoute {
 }
 
 func newWeaveConnection(s *Status, c *Connection) weaveConnection {
-	w := weaveConnection{Address: c.Address, Outbound: c.Outbound, State: c.State}
+	w := weaveConnection{Address: withCarrier(c.Carrier, c.Address), Outbound: c.Outbound, State: c.State}
 	if !c.live() {
 		w.Info = attemptInfo(c)
 		return w

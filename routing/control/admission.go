@@ -44,6 +44,9 @@ func (m *Mesh) admit(s *session) error {
 	case s.peer.Name == m.cfg.Self.Name:
 		return &collisionError{name: s.peer.Name, nick: s.peer.NickName, addr: s.addr}
 	}
+	if err := m.judge(s); err != nil {
+		return err
+	}
 	m.targets.Behind(s.target, s.peer.Name)
 	if s.target == nil || s.target.direct || s.target.name == s.peer.Name {
 		return nil
@@ -74,7 +77,7 @@ func (m *Mesh) prevails(s *session, old *neighbour) bool {
 // two with one UID neither stays.
 func (m *Mesh) refuseNewcomer(s *session, old *neighbour) error {
 	if old.peer.UID != s.peer.UID {
-		return &takenError{name: s.peer.Name, addr: s.addr, old: old.addr}
+		return &takenError{name: s.peer.Name, addr: s.addr, old: old.at.Addr}
 	}
 	if s.uid == old.session.uid {
 		m.endSession(old.session, errDuplicate)
@@ -87,7 +90,7 @@ func (m *Mesh) refuseNewcomer(s *session, old *neighbour) error {
 func (m *Mesh) join(s *session, old *neighbour) {
 	n := &neighbour{
 		peer: s.peer, link: s.att.Link(), session: s,
-		addr: s.addr, outbound: s.dialled,
+		at: s.at(), outbound: s.dialled, key: s.conn.PeerKey, auth: s.auth,
 	}
 	if old != nil {
 		n.established = old.established
@@ -95,14 +98,17 @@ func (m *Mesh) join(s *session, old *neighbour) {
 	s.joined = time.Now()
 	m.neighbours[s.peer.Name] = n
 	m.sessions[s] = struct{}{}
+	if m.cfg.Trust != nil {
+		m.cfg.Trust.Taken(s.peer.Name, s.peer.NickName, s.conn.PeerKey)
+	}
 	f := s.conn.Features
 	m.topo.Introduce(routing.Peer{
 		Name: f.Name, NickName: f.NickName, UID: f.UID, ShortID: f.ShortID, HasShortID: f.HasShortID,
 	})
 	m.topo.SetConnection(n.entry())
-	m.targets.Connected(s.peer.Name, s.target, s.addr, s.dialled, time.Now())
+	m.targets.Connected(s.peer.Name, s.target, liveSession{at: s.at(), outbound: s.dialled, native: s.native}, time.Now())
 	m.log.Info("session with neighbour", "peer", s.peer.Name, "nickname", s.peer.NickName,
-		"addr", s.addr, "outbound", s.dialled, "protocol", s.conn.Version, "encrypted", s.conn.Encrypted, "native", s.native)
+		"addr", s.at(), "outbound", s.dialled, "protocol", s.conn.Version, "encrypted", s.conn.Encrypted, "authentication", s.auth, "native", s.native)
 	s.start(m)
 	s.queueTopology(m.allNames())
 	m.LinksChanged()
@@ -127,11 +133,12 @@ func (m *Mesh) endSession(s *session, why error) {
 		s.att.Lose(0)
 		return
 	}
-	m.log.Info("session ended", "peer", s.peer.Name, "nickname", s.peer.NickName, "addr", s.addr,
+	m.log.Info("session ended", "peer", s.peer.Name, "nickname", s.peer.NickName, "addr", s.at(),
 		"gossip_dropped", s.out.lost(), "err", why)
 	n.session = nil
 	m.targets.Ended(s.peer.Name, s.joined, why, time.Now())
-	if s.native && !errors.Is(why, errLeft) && n.link.State().Up {
+	_, untrusted := errors.AsType[*untrustedError](why)
+	if s.native && !untrusted && !errors.Is(why, errLeft) && n.link.State().Up {
 		s.att.Lose(linkLinger)
 		return
 	}

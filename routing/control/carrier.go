@@ -7,10 +7,13 @@ import (
 	"time"
 )
 
-// Carrier makes the streams that sessions ride on. TCP is one; a QUIC stream can
-// be another. Both methods may be called concurrently.
+// Carrier makes the streams that sessions ride on: TCP, and streams of QUIC
+// connections. Its methods may be called concurrently.
 type Carrier interface {
-	// Dial opens a stream to addr.
+	// Name is CarrierTCP or CarrierQUIC.
+	Name() string
+	// Dial opens a stream to addr. ctx bounds the opening alone; the stream lives
+	// on when it ends.
 	Dial(ctx context.Context, addr netip.AddrPort) (Stream, error)
 	// Accept waits for a stream that a peer opens. After ctx is done it returns an
 	// error.
@@ -20,7 +23,14 @@ type Carrier interface {
 // Stream is a reliable, ordered connection. Both ends have addresses that a
 // net.TCPAddr or net.UDPAddr holds. A Stream that knows its round-trip time has a
 // method RTT() time.Duration too, and one that can give up on unacknowledged
-// data sooner a method SetUserTimeout(time.Duration) error.
+// data sooner a method SetUserTimeout(time.Duration) error; one that has none must
+// itself end when its peer acknowledges nothing for about userTimeout. Closing a
+// stream must not wait for the peer.
+//
+// A secure Stream, one over TLS 1.3, has a method
+// ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error)
+// (RFC 8446, section 7.5): equal at both ends, and of no use to anybody in between.
+// If it has PeerKey() ed25519.PublicKey too, the peer must sign with that key.
 type Stream = net.Conn
 
 // streamRTT is the carrier's own idea of the round-trip time; 0: unknown.

@@ -16,8 +16,13 @@ var (
 	errStopping  = errors.New("meshd is stopping")
 	errLeft      = errors.New("the peer said goodbye")
 	errNoPath    = errors.New("no working forwarders to the peer")
+	errUnspoken  = errors.New("the peer hung up before it said anything")
+	errNoAnswer  = fmt.Errorf("no answer within %v", dialTimeout)
 	errSlow      = errors.New("the peer does not take what we send: its queue is full")
 )
+
+// errTargetForm says how a target is written.
+var errTargetForm = errors.New("wanted host[:port], tcp://host[:port] or quic://host[:port]; IPv6 in brackets when with a port")
 
 // collisionError says that two hosts have one peer name. It is never retried:
 // one of them must be renamed.

@@ -14,7 +14,7 @@ import (
 )
 
 // Keys of the features, weave protocol section 1.7. Stock routers ignore the
-// last two, which meshd peers send each other under protocol 2.
+// last three, which meshd peers send each other under protocol 2.
 const (
 	featureFlavour   = "PeerNameFlavour"
 	featureName      = "Name"
@@ -27,6 +27,7 @@ const (
 	featurePublicKey = "PublicKey" // protocol 1 with a password
 	featureMeshd     = "Meshd"     // abilities, space separated
 	featureEphemeral = "Ephemeral" // 64 hex digits: an X25519 public key of this connection
+	featureProof     = "Proof"     // over secure streams: 64 hex digits, see proof.go
 )
 
 // Bounds of features, weave protocol section 9.2.
@@ -45,8 +46,9 @@ const SleeveOverlay = "sleeve"
 
 // Abilities that meshd peers announce in the Meshd feature.
 const (
-	AbilityProbe = "probe" // answers path probes
-	AbilityLeave = "leave" // says good-bye before it ends
+	AbilityProbe    = "probe"    // answers path probes
+	AbilityLeave    = "leave"    // says good-bye before it ends
+	AbilityIdentity = "identity" // signs the handshake with its key
 )
 
 var (

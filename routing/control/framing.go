@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/crypto/nacl/secretbox"
+
+	"meshd/internal/identity"
 )
 
 // Limits of one message on the wire in bytes, encryption included, weave
@@ -52,33 +54,55 @@ type Conn struct {
 	Net     net.Conn
 	Version int  // protocol version, 1 or 2
 	Dialled bool // we opened it
-	// Encrypted: a password is configured at both ends. Key is the session key
-	// then, else nil.
+	// Encrypted: by a password that is configured at both ends, or by the carrier.
+	// Key is the session key of the password; nil without one, and over a secure
+	// stream.
 	Encrypted bool
 	Key       *[32]byte
+	// Proved: the peer knows the mesh's password. Under protocol 1 only its first
+	// message shows it, but nothing is taken before that.
+	Proved bool
+	// PeerKey is the key that the peer signed with; nil: none.
+	PeerKey *identity.Key
 	// UID is the connection UID, equal at both ends, weave protocol section 1.7.
 	UID            uint64
 	Features       Features // of the peer
 	LocalFeatures  map[string]string
 	RemoteFeatures map[string]string
 
-	in  messageReader
-	out messageWriter
+	exporter exporter // of a secure stream, else nil
+	in       messageReader
+	out      messageWriter
 }
 
 func newConn(conn net.Conn, dialled bool) *Conn {
-	return &Conn{
+	c := &Conn{
 		Net:     conn,
 		Dialled: dialled,
 		in:      messageReader{r: bufio.NewReaderSize(conn, readAhead), limit: maxHandshakeMessage},
 		out:     messageWriter{w: conn},
 	}
+	c.exporter, c.Encrypted = exporterOf(conn)
+	return c
 }
 
 // encrypt seals all further messages with key.
 func (c *Conn) encrypt(key *[32]byte) {
-	c.Encrypted, c.Key = true, key
-	c.in.key, c.in.nonces = key, messageNonces{senderDialled: !c.Dialled}
+	c.expect([]*[32]byte{key})
+	c.in.settle(key)
+	c.seal(key)
+}
+
+// expect takes messages under one of keys: the one that opens the first of them.
+// Nothing may be sent before seal.
+func (c *Conn) expect(keys []*[32]byte) {
+	c.Encrypted = true
+	c.in.candidates, c.in.nonces = keys, messageNonces{senderDialled: !c.Dialled}
+}
+
+// seal seals all further messages that we send.
+func (c *Conn) seal(key *[32]byte) {
+	c.Key = key
 	c.out.key, c.out.nonces = key, messageNonces{senderDialled: c.Dialled}
 }
 
@@ -137,10 +161,26 @@ type messageReader struct {
 	nonces messageNonces
 	wire   []byte // the message as it came
 	plain  []byte
+
+	candidates []*[32]byte // keys, while it is not known which holds
+	peeked     []byte      // what next returns again; nil: nothing
 }
+
+// peek waits for the next message and leaves it to next.
+func (m *messageReader) peek() (err error) {
+	m.peeked, err = m.next()
+	return err
+}
+
+// settle fixes the key.
+func (m *messageReader) settle(key *[32]byte) { m.key, m.candidates = key, nil }
 
 // next returns a message, which may be empty. It is borrowed until the next call.
 func (m *messageReader) next() ([]byte, error) {
+	if b := m.peeked; b != nil {
+		m.peeked = nil
+		return b, nil
+	}
 	n, err := m.length()
 	if err != nil {
 		return nil, err
@@ -151,7 +191,11 @@ func (m *messageReader) next() ([]byte, error) {
 	if m.wire, err = readInto(m.wire, m.r, int(n)); err != nil {
 		return nil, err
 	}
-	if m.key == nil {
+	m.tryCandidates()
+	switch {
+	case len(m.candidates) > 0:
+		return nil, ErrWrongPassword
+	case m.key == nil:
 		return m.wire, nil
 	}
 	if cap(m.plain) > keptBuffer {
@@ -167,6 +211,17 @@ func (m *messageReader) next() ([]byte, error) {
 	}
 	m.plain = plain
 	return plain, nil
+}
+
+// tryCandidates settles for the key that opens the message, the first sealed one.
+func (m *messageReader) tryCandidates() {
+	for _, key := range m.candidates {
+		nonces := m.nonces
+		if _, ok := secretbox.Open(nil, m.wire, nonces.next(), key); ok {
+			m.settle(key)
+			return
+		}
+	}
 }
 
 // length reads what precedes a message.

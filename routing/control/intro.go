@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"syscall"
+	"os"
 	"time"
+
+	"meshd/internal/identity"
 )
 
 // DefaultHandshakeTimeout is the time for a whole handshake.
@@ -38,7 +40,13 @@ type HandshakeConfig struct {
 	Dialled    bool // we opened the connection
 	MinVersion byte // lowest protocol version accepted; 0: 1
 	MaxVersion byte // highest; 0: 2
-	Password   []byte
+	// Passwords are those of the mesh; none: the mesh has none. A dialler uses the
+	// first, an acceptor the one that opens or proves what the dialler sent.
+	Passwords []Password
+	// Identity signs where the Meshd feature of both ends has AbilityIdentity; ours
+	// must not have it without an Identity. With one, a peer over a secure stream
+	// must have one too.
+	Identity *identity.Identity
 	// Features gives ours for a protocol version, fresh for each connection: see
 	// Features.FeatureMap.
 	Features func(version int) map[string]string
@@ -52,8 +60,11 @@ type HandshakeConfig struct {
 // checked by themselves (ParseFeatures); whether the peer is wanted is the
 // caller's question. After an error the caller closes conn.
 //
+// Over a secure stream (see Stream) the protocol is version 2 without weave's
+// encryption, and a password is proved by a feature: see proof.go.
+//
 // Errors: ErrNotWeave, ErrVersion, *PasswordMismatch, ErrWrongPassword,
-// ErrLowOrder, ErrMessageTooLong, ErrFeatures, os.ErrDeadlineExceeded for the
+// ErrLowOrder, ErrIdentity, ErrMessageTooLong, ErrFeatures, os.ErrDeadlineExceeded for the
 // timeout, ctx's, and those of conn.
 func Handshake(ctx context.Context, conn net.Conn, cfg HandshakeConfig) (*Conn, error) {
 	timeout := cmp.Or(cfg.Timeout, DefaultHandshakeTimeout)
@@ -62,6 +73,9 @@ func Handshake(ctx context.Context, conn net.Conn, cfg HandshakeConfig) (*Conn, 
 	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	h := handshake{cfg: cfg, c: newConn(conn, cfg.Dialled)}
+	if h.c.exporter != nil {
+		h.cfg.MinVersion = 2
+	}
 	err := h.run()
 	if !stop() {
 		return nil, fmt.Errorf("handshake: %w", context.Cause(ctx))
@@ -78,7 +92,8 @@ func Handshake(ctx context.Context, conn net.Conn, cfg HandshakeConfig) (*Conn, 
 type handshake struct {
 	cfg     HandshakeConfig
 	c       *Conn
-	private *ecdh.PrivateKey // with a password
+	private *ecdh.PrivateKey // with a password, on a stream that is not secure
+	ours    Features
 }
 
 func (h *handshake) run() error {
@@ -87,25 +102,34 @@ func (h *handshake) run() error {
 		return err
 	}
 	h.c.setVersion(version)
-	if len(h.cfg.Password) > 0 {
+	if len(h.cfg.Passwords) > 0 && h.c.exporter == nil {
 		if h.private, err = newKeyPair(cmp.Or[io.Reader](h.cfg.Rand, rand.Reader)); err != nil {
 			return err
 		}
 	}
 	h.c.LocalFeatures = h.cfg.Features(version)
-	ours, err := ParseFeatures(h.c.LocalFeatures, version)
-	if err != nil {
+	if h.ours, err = ParseFeatures(h.c.LocalFeatures, version); err != nil {
 		return fmt.Errorf("our own features: %w", err)
 	}
-	if version == 1 {
+	switch {
+	case version == 1:
 		err = h.introV1()
-	} else {
+	case h.c.exporter != nil:
+		err = h.introSecure()
+	default:
 		err = h.introV2()
 	}
 	if err != nil {
 		return err
 	}
-	return h.accept(ours.ConnID)
+	if err := h.accept(); err != nil {
+		return err
+	}
+	if err := h.identify(); err != nil {
+		return err
+	}
+	h.c.in.limit = maxMessage
+	return nil
 }
 
 // exchange writes out while read reads, since neither end waits for the other.
@@ -132,7 +156,10 @@ func (h *handshake) header() (version int, err error) {
 	highest := cmp.Or(h.cfg.MaxVersion, MaxProtocol)
 	var theirs [headerLen]byte
 	err = h.exchange("exchange headers", h.send(appendHeader(nil, lowest, highest)), func() error {
-		_, err := io.ReadFull(h.c.in.r, theirs[:])
+		n, err := io.ReadFull(h.c.in.r, theirs[:])
+		if err != nil && n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
+			err = fmt.Errorf("%w: %w", errUnspoken, err)
+		}
 		return err
 	})
 	if err != nil {
@@ -145,32 +172,49 @@ func (h *handshake) header() (version int, err error) {
 //
 //	| 00 |  no password      | 01 | public key, 32 bytes |  password
 //
-// then the features as the first message, sealed already.
+// then the features as the first message, sealed already. With a password the
+// acceptor sends its own after the dialler's: it has to know under which password,
+// and a dialler that knows none gets nothing to test guesses on (section 9.1).
 func (h *handshake) introV2() error {
 	if err := h.keysV2(); err != nil {
 		return err
 	}
-	ours := appendFeatureGob(nil, h.c.LocalFeatures)
-	return h.exchange("exchange features",
-		func() error { return h.c.out.writeRaw(ours) },
-		func() error {
-			b, err := h.c.in.next()
-			if err != nil {
-				return h.explainEnd(err)
-			}
-			h.c.RemoteFeatures, err = parseFeatureGob(b)
-			return err
-		})
+	if h.c.Dialled || h.private == nil {
+		return h.exchange("exchange features", h.writeFeatures, h.readFeatures)
+	}
+	if err := h.readFeatures(); err != nil {
+		return fmt.Errorf("read features: %w", err)
+	}
+	h.c.seal(h.c.in.key)
+	if err := h.writeFeatures(); err != nil {
+		return fmt.Errorf("write features: %w", err)
+	}
+	return nil
 }
+
+func (h *handshake) writeFeatures() error {
+	return h.c.out.writeRaw(appendFeatureGob(nil, h.c.LocalFeatures))
+}
+
+func (h *handshake) readFeatures() error {
+	b, err := h.c.in.next()
+	if err != nil {
+		return h.explainEnd(err)
+	}
+	h.c.RemoteFeatures, err = parseFeatureGob(b)
+	return err
+}
+
+// errMayDiffer says what it may mean that the peer closes the connection.
+var errMayDiffer = errors.New("the peer closed the connection, passwords may differ")
 
 // explainEnd says what it may mean that the peer closes instead of sending its
 // features: with a password it read ours first and could not decrypt them.
 func (h *handshake) explainEnd(err error) error {
-	closed := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)
-	if !closed || !h.c.Encrypted {
+	if !closedByPeer(err) || !h.c.Encrypted {
 		return err
 	}
-	return fmt.Errorf("the peer closed the connection, passwords may differ: %w", err)
+	return fmt.Errorf("%w: %w", errMayDiffer, err)
 }
 
 func (h *handshake) keysV2() error {
@@ -206,20 +250,31 @@ func readKeyV2(r io.Reader) ([]byte, error) {
 	return nil, fmt.Errorf("%w: password flag is %d", ErrNotWeave, flag[0])
 }
 
-// agree makes the session key where both ends have a password. theirs is nil
-// where the peer has none.
+// agree makes the session key where both ends have a password, an acceptor one for
+// each of ours. theirs is nil where the peer has none.
 func (h *handshake) agree(theirs []byte) error {
+	if h.c.exporter != nil && theirs != nil {
+		return fmt.Errorf("%w: weave's encryption over a carrier that is secure", ErrNotWeave)
+	}
 	if (theirs != nil) != (h.private != nil) {
 		return &PasswordMismatch{Ours: h.private != nil}
 	}
 	if theirs == nil {
 		return nil
 	}
-	key, err := sessionKey(h.private, theirs, h.cfg.Password)
-	if err != nil {
-		return err
+	var keys []*[keyLen]byte
+	for _, p := range h.cfg.Passwords {
+		key, err := sessionKey(h.private, theirs, p.text)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, key)
 	}
-	h.c.encrypt(key)
+	if h.c.Dialled {
+		h.c.encrypt(keys[0])
+		return nil
+	}
+	h.c.expect(keys)
 	return nil
 }
 
@@ -252,18 +307,44 @@ func (h *handshake) introV1() error {
 	if err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrFeatures, featurePublicKey, err)
 	}
-	return h.agree(key[:])
+	if err := h.agree(key[:]); err != nil {
+		return err
+	}
+	return h.settleV1()
+}
+
+// settleV1 finds out which of several passwords holds. Version 1 shows it with the
+// first message after the features only: a dialler sends a heartbeat for that, an
+// acceptor waits for what stock routers send then, their topology.
+func (h *handshake) settleV1() error {
+	if len(h.cfg.Passwords) == 1 {
+		if !h.c.Dialled {
+			h.c.encrypt(h.c.in.candidates[0])
+		}
+		return nil
+	}
+	h.c.in.limit = maxMessage
+	if h.c.Dialled {
+		return h.exchange("try the password",
+			func() error { return h.c.WriteMessage(TagHeartbeat, nil) },
+			func() error { return h.explainEnd(h.c.in.peek()) })
+	}
+	if err := h.c.in.peek(); err != nil {
+		return fmt.Errorf("wait for the first message: %w", err)
+	}
+	h.c.seal(h.c.in.key)
+	return nil
 }
 
 // accept reads the peer's features and names the connection.
-func (h *handshake) accept(connID uint64) error {
+func (h *handshake) accept() error {
 	theirs, err := ParseFeatures(h.c.RemoteFeatures, h.c.Version)
 	if err != nil {
 		return err
 	}
 	h.c.Features = theirs
-	h.c.UID = connID ^ theirs.ConnID
-	h.c.in.limit = maxMessage
+	h.c.UID = h.ours.ConnID ^ theirs.ConnID
+	h.c.Proved = h.c.Proved || h.c.Key != nil
 	return nil
 }
 

@@ -32,9 +32,13 @@ func shakeBoth(ctx context.Context, a, b net.Conn, dialler, acceptor HandshakeCo
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		conns[1], errs[1] = Handshake(ctx, b, acceptor)
+		if conns[1], errs[1] = Handshake(ctx, b, acceptor); errs[1] != nil {
+			b.Close()
+		}
 	}()
-	conns[0], errs[0] = Handshake(ctx, a, dialler)
+	if conns[0], errs[0] = Handshake(ctx, a, dialler); errs[0] != nil {
+		a.Close()
+	}
 	<-done
 	return conns, errs
 }
@@ -133,10 +137,10 @@ func TestHandshake(t *testing.T) {
 		version           int
 	}{
 		{"version 2", HandshakeConfig{}, HandshakeConfig{}, 2},
-		{"version 2, password", HandshakeConfig{Password: password}, HandshakeConfig{Password: password}, 2},
+		{"version 2, password", HandshakeConfig{Passwords: Passwords(password)}, HandshakeConfig{Passwords: Passwords(password)}, 2},
 		{"version 1 by the dialler", HandshakeConfig{MaxVersion: 1}, HandshakeConfig{}, 1},
 		{"version 1 by the acceptor", HandshakeConfig{}, HandshakeConfig{MaxVersion: 1}, 1},
-		{"version 1, password", HandshakeConfig{MaxVersion: 1, Password: password}, HandshakeConfig{Password: password}, 1},
+		{"version 1, password", HandshakeConfig{MaxVersion: 1, Passwords: Passwords(password)}, HandshakeConfig{Passwords: Passwords(password)}, 1},
 		{"version 2 demanded", HandshakeConfig{MinVersion: 2}, HandshakeConfig{MinVersion: 2}, 2},
 	}
 	for _, tt := range tests {
@@ -147,7 +151,7 @@ func TestHandshake(t *testing.T) {
 				if err := errors.Join(errs[:]...); err != nil {
 					t.Fatal(err)
 				}
-				checkPair(t, conns, tt.version, tt.dialler.Password != nil)
+				checkPair(t, conns, tt.version, tt.dialler.Passwords != nil)
 				time.Sleep(time.Hour) // of the bubble: no deadline is left behind
 				talk(t, conns[0], conns[1])
 				talk(t, conns[1], conns[0])
@@ -211,7 +215,7 @@ func TestHandshakeOverTCP(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	cfg := HandshakeConfig{Password: []byte("p")}
+	cfg := HandshakeConfig{Passwords: Passwords([]byte("p"))}
 	conns, errs := shakeBoth(t.Context(), a, b, cfg, cfg)
 	if err := errors.Join(errs[:]...); err != nil {
 		t.Fatal(err)
@@ -245,10 +249,10 @@ func TestHandshakeMismatches(t *testing.T) {
 		wantDialler       func(error) bool
 		wantAcceptor      func(error) bool
 	}{
-		{"password at the dialler only", HandshakeConfig{Password: p}, HandshakeConfig{}, isMismatch(true), isMismatch(false)},
-		{"password at the acceptor only", HandshakeConfig{}, HandshakeConfig{Password: p}, isMismatch(false), isMismatch(true)},
-		{"version 1, password at one end", HandshakeConfig{MaxVersion: 1, Password: p}, HandshakeConfig{}, isMismatch(true), isMismatch(false)},
-		{"passwords differ", HandshakeConfig{Password: p}, HandshakeConfig{Password: q}, is(ErrWrongPassword), is(ErrWrongPassword)},
+		{"password at the dialler only", HandshakeConfig{Passwords: Passwords(p)}, HandshakeConfig{}, isMismatch(true), isMismatch(false)},
+		{"password at the acceptor only", HandshakeConfig{}, HandshakeConfig{Passwords: Passwords(p)}, isMismatch(false), isMismatch(true)},
+		{"version 1, password at one end", HandshakeConfig{MaxVersion: 1, Passwords: Passwords(p)}, HandshakeConfig{}, isMismatch(true), isMismatch(false)},
+		{"passwords differ", HandshakeConfig{Passwords: Passwords(p)}, HandshakeConfig{Passwords: Passwords(q)}, is(errMayDiffer), is(ErrWrongPassword)},
 		{"versions apart", HandshakeConfig{MaxVersion: 1}, HandshakeConfig{MinVersion: 2}, is(ErrVersion), is(ErrVersion)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -275,7 +279,7 @@ func TestWrongPasswordV1(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := net.Pipe()
 		conns, errs := shakeBoth(t.Context(), a, b,
-			HandshakeConfig{MaxVersion: 1, Password: []byte("alpha")}, HandshakeConfig{Password: []byte("beta")})
+			HandshakeConfig{MaxVersion: 1, Passwords: Passwords([]byte("alpha"))}, HandshakeConfig{Passwords: Passwords([]byte("beta"))})
 		if err := errors.Join(errs[:]...); err != nil {
 			t.Fatal(err)
 		}
@@ -363,7 +367,7 @@ func TestHandshakeRefusesBytes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			c, err := Handshake(t.Context(), newScriptConn([]byte(tt.in)), HandshakeConfig{Password: tt.password, Features: featuresOf(2)})
+			c, err := Handshake(t.Context(), newScriptConn([]byte(tt.in)), HandshakeConfig{Passwords: Passwords(tt.password), Features: featuresOf(2)})
 			if c != nil || !errors.Is(err, tt.want) {
 				t.Errorf("Handshake = %v, %v, want %v", c, err, tt.want)
 			}

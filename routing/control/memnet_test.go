@@ -18,17 +18,30 @@ import (
 // listening port. Between hosts that are cut off from each other bytes wait until
 // the cut is healed.
 type memNet struct {
-	latency func() time.Duration // of one write; nil: none. Set before anybody dials
+	name    string               // of the carrier that it is
+	latency func() time.Duration // of one write, half of that of a dial; nil: none. Set before anybody dials
 
 	mu    sync.Mutex
 	hosts map[netip.Addr]*memCarrier
 	cut   map[[2]netip.Addr]bool
-	pipes []*memConn // the dialling ends of all streams ever
+	deaf  map[netip.Addr]bool // hosts whose streams open, and where nobody answers
+	pipes []*memConn          // the dialling ends of all streams ever
+	dials []memDial           // all there were
 	port  uint16
 }
 
-func newMemNet() *memNet {
-	return &memNet{hosts: map[netip.Addr]*memCarrier{}, cut: map[[2]netip.Addr]bool{}, port: 40000}
+// memDial is somebody's attempt to open a stream.
+type memDial struct {
+	from netip.Addr
+	to   netip.AddrPort
+	at   time.Time
+}
+
+func newMemNet(name string) *memNet {
+	return &memNet{
+		name: name, hosts: map[netip.Addr]*memCarrier{}, cut: map[[2]netip.Addr]bool{},
+		deaf: map[netip.Addr]bool{}, port: 40000,
+	}
 }
 
 // memCarrier is one host's end of a memNet.
@@ -47,6 +60,28 @@ func (n *memNet) carrier(t *testing.T, addr string) *memCarrier {
 	defer n.mu.Unlock()
 	n.hosts[c.addr.Addr()] = c
 	return c
+}
+
+// Name is the name of the carrier that the network is.
+func (c *memCarrier) Name() string { return c.net.name }
+
+// setDeaf makes a host's streams open without anybody to answer on them.
+func (n *memNet) setDeaf(host string, deaf bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deaf[netip.MustParseAddr(host)] = deaf
+}
+
+// dialled are the attempts of one host so far.
+func (n *memNet) dialled(from string) (out []memDial) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, d := range n.dials {
+		if d.from == netip.MustParseAddr(from) {
+			out = append(out, d)
+		}
+	}
+	return out
 }
 
 // setCut cuts or heals both directions between two hosts; streams between them
@@ -95,6 +130,11 @@ func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, err
 	cut := c.net.cut[[2]netip.Addr{c.addr.Addr(), addr.Addr()}]
 	c.net.port++
 	from := netip.AddrPortFrom(c.addr.Addr(), c.net.port)
+	if c.net.name == CarrierQUIC { // it dials from the port that it listens on
+		from = c.addr
+	}
+	deaf := c.net.deaf[addr.Addr()]
+	c.net.dials = append(c.net.dials, memDial{c.addr.Addr(), addr, time.Now()})
 	c.net.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
@@ -105,8 +145,14 @@ func (c *memCarrier) Dial(ctx context.Context, addr netip.AddrPort) (Stream, err
 	if peer == nil || peer.addr.Port() != addr.Port() {
 		return nil, syscall.ECONNREFUSED
 	}
+	if c.net.latency != nil && !pause(ctx, 2*c.net.latency()) {
+		return nil, ctx.Err()
+	}
 	a, b := memPipe(from, addr)
 	a.in.latency, a.out.latency = c.net.latency, c.net.latency
+	if deaf {
+		return a, nil
+	}
 	c.net.mu.Lock()
 	c.net.pipes = append(c.net.pipes, a)
 	c.net.mu.Unlock()

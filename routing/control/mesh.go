@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 	"meshd/routing"
 	"meshd/transport"
 )
@@ -32,21 +34,26 @@ const (
 
 // Settings are what can change while the mesh runs.
 type Settings struct {
-	Peers          []string // host[:port]
+	Peers          []string // host[:port], tcp://host[:port] or quic://host[:port]
 	Discovery      bool
 	ConnLimit      int // connections, dialled and accepted together; 0: no limit
 	TrustedSubnets []netip.Prefix
-	MinProtocol    int    // 1 or 2
-	Password       []byte // empty: none. A change concerns new connections
+	MinProtocol    int        // 1 or 2
+	Passwords      []Password // the one to dial with first; none: the mesh has none. A change concerns new connections
 }
 
 // Config is what a Mesh needs for its whole life.
 type Config struct {
 	Self     transport.Peer
 	Port     uint16 // our control port; also that of targets that name none
+	QUICPort uint16 // the same of the QUIC carrier; 0: DefaultQUICPort
 	Settings Settings
 	Set      *transport.Set
-	Carriers []Carrier
+	Carriers []Carrier // each once, TCP first
+	// Identity is the host's key; nil: it has none. Trust decides who may be a
+	// neighbour; nil: everybody.
+	Identity *identity.Identity
+	Trust    Trust
 	// Resolve turns a host name into addresses; nil: the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Refuse says of an address that it must not be dialled, and why: it lies on
@@ -90,6 +97,7 @@ type Mesh struct {
 	targets    *targets
 	ended      uint64 // connections that ended
 	refusals   refusals
+	worked     worked                            // passwords at addresses
 	fib        *routing.FIB                      // as published
 	news       map[frame.PeerName]*session       // entries to pass on, and who told them
 	reached    map[frame.PeerName]frame.PeerName // who could be reached then, over whom
@@ -120,6 +128,7 @@ func New(cfg Config) (*Mesh, error) {
 		sessions:   map[*session]struct{}{},
 		surrogates: newSurrogates(),
 		refusals:   refusals{},
+		worked:     worked{},
 		news:       map[frame.PeerName]*session{},
 		told:       map[frame.PeerName]time.Time{},
 		mends:      true,
@@ -134,12 +143,24 @@ func New(cfg Config) (*Mesh, error) {
 		Name: cfg.Self.Name, NickName: cfg.Self.NickName, UID: cfg.Self.UID,
 		Version: routing.FirstVersion(time.Now()),
 	}, nil)
-	m.targets = newTargets(cfg.Self.Name, cfg.Port)
+	m.targets = newTargets(cfg.Self.Name, cfg.carrierPorts())
 	if err := m.targets.SetDirect(cfg.Settings.Peers, time.Now()); err != nil {
 		return nil, err
 	}
 	m.targets.Restore(cfg.Remembered, time.Now())
 	return m, nil
+}
+
+// carrierPorts are the carriers and their own ports.
+func (c *Config) carrierPorts() (ps carrierPorts) {
+	for _, carrier := range c.Carriers {
+		port := c.Port
+		if carrier.Name() == CarrierQUIC {
+			port = cmp.Or(c.QUICPort, DefaultQUICPort)
+		}
+		ps = append(ps, carrierPort{carrier.Name(), port})
+	}
+	return ps
 }
 
 // LinksChanged makes the mesh look at the links again. It never blocks and may be

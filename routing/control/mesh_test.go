@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -125,14 +124,15 @@ type node struct {
 // world is some nodes on one network.
 type world struct {
 	t       *testing.T
-	net     *memNet
+	net     *memNet // TCP
+	quic    *memNet // QUIC, for nodes started with it
 	air     *air
 	uids    uint64
 	prepare func(*Mesh) // called before a mesh runs; nil: nothing
 }
 
 func newWorld(t *testing.T) *world {
-	return &world{t: t, net: newMemNet(), air: newAir()}
+	return &world{t: t, net: newMemNet(CarrierTCP), quic: newMemNet(CarrierQUIC), air: newAir()}
 }
 
 // start runs node i, at 10.0.0.i, with settings changed by each of change.
@@ -170,7 +170,7 @@ func (w *world) start(i int, change ...func(*Config)) *node {
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
 	n.stop = func() { cancel(); <-n.done }
-	n.kill = func() { w.net.kill(n.host); n.stop() }
+	n.kill = func() { w.net.kill(n.host); w.quic.kill(n.host); n.stop() }
 	go func() {
 		defer close(n.done)
 		if err := n.mesh.Run(ctx); err != nil {
@@ -483,7 +483,7 @@ func failure(t *testing.T, n *node) string {
 
 func TestHandshakeRefusals(t *testing.T) {
 	password := func(p string) func(*Config) {
-		return func(c *Config) { c.Settings.Password = []byte(p) }
+		return func(c *Config) { c.Settings.Passwords = Passwords([]byte(p)) }
 	}
 	for _, tt := range []struct {
 		name           string
@@ -521,7 +521,7 @@ func TestHandshakeRefusals(t *testing.T) {
 
 func TestPasswordMeshForms(t *testing.T) {
 	inBubble(t, func(t *testing.T, w *world) {
-		secret := func(c *Config) { c.Settings.Password = []byte("correct-horse") }
+		secret := func(c *Config) { c.Settings.Passwords = Passwords([]byte("correct-horse")) }
 		a, b := w.start(1, secret), w.start(2, secret, to("10.0.0.1"))
 		defer a.stop()
 		defer b.stop()
@@ -596,7 +596,7 @@ func TestRememberedPeersAreTried(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(kept) == 1 && kept[0].Name == b.name &&
-				slices.Contains(kept[0].Addresses, netip.MustParseAddrPort("10.0.0.2:6783"))
+				slices.Contains(kept[0].Addresses, over("10.0.0.2:6783")[0])
 		})
 		a.stop()
 		b.mesh.Forget([]string{"10.0.0.1"})

@@ -1,9 +1,9 @@
 package control
 
 import (
-	"net/netip"
 	"time"
 
+	"meshd/internal/identity"
 	"meshd/routing"
 	"meshd/transport"
 )
@@ -13,17 +13,20 @@ import (
 type neighbour struct {
 	peer        transport.Peer
 	link        *transport.Link
-	session     *session // nil: lost, the link lives on
-	addr        netip.AddrPort
+	session     *session  // nil: lost, the link lives on
+	at          Candidate // the other end of the session, or of the last one
 	outbound    bool
-	established bool // as our topology entry says
+	established bool          // as our topology entry says
+	key         *identity.Key // that the latest session showed; nil: none
+	auth        Authentication
 }
 
-// entry is the neighbour's connection in our topology entry.
+// entry is the neighbour's connection in our topology entry. Only over TCP it says
+// who dialled: an address that was dialled is one for stock routers to dial.
 func (n *neighbour) entry() routing.Connection {
 	return routing.Connection{
-		Peer: n.peer.Name, RemoteAddr: n.addr.String(),
-		Outbound: n.outbound, Established: n.established,
+		Peer: n.peer.Name, RemoteAddr: topologyAddress(n.at),
+		Outbound: n.outbound && n.at.Carrier == CarrierTCP, Established: n.established,
 	}
 }
 

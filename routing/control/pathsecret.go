@@ -15,8 +15,21 @@ import (
 // speaks protocol 1.
 var ErrNoEphemeral = errors.New("the peer sent no ephemeral key")
 
-// pathSecretLabel separates this use of HKDF from all others.
-const pathSecretLabel = "meshd path secret v1"
+// Labels separate uses of HKDF.
+const (
+	pathSecretLabel = "meshd path secret v1"
+	sleeveKeyLabel  = "meshd sleeve over a secure carrier v1"
+)
+
+// sleeveKey is the key of sleeve where the session rides on a secure stream and so
+// has none of its own: HKDF-SHA256 of the path secret, without salt.
+func sleeveKey(secret *[32]byte) (*[32]byte, error) {
+	key, err := hkdf.Key(sha256.New, secret[:], nil, sleeveKeyLabel, keyLen)
+	if err != nil {
+		return nil, fmt.Errorf("make sleeve's key: %w", err)
+	}
+	return (*[32]byte)(key), nil
+}
 
 // NewEphemeral makes the key pair of one connection. Its public part goes into
 // Features.Ephemeral, and the pair into Conn.PathSecret.
@@ -32,7 +45,8 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 // (design, section 5):
 //
 //	HKDF-SHA256, no salt
-//	  secret: X25519 of the ephemeral keys || session key, if there is a password
+//	  secret: X25519 of the ephemeral keys || session key, if there is a password,
+//	          or over a secure stream 32 bytes of its exporter
 //	  info:   label
 //	          || name of the dialler, 6 bytes  || ConnID of the dialler, 8 bytes
 //	          || name of the acceptor, 6 bytes || ConnID of the acceptor, 8 bytes
@@ -57,6 +71,13 @@ func (c *Conn) PathSecret(private *ecdh.PrivateKey) (*[32]byte, error) {
 	}
 	if c.Key != nil {
 		secret = append(secret, c.Key[:]...)
+	}
+	if c.exporter != nil {
+		exported, err := c.exporter(exportPathSecret)
+		if err != nil {
+			return nil, fmt.Errorf("make path secret: %w", err)
+		}
+		secret = append(secret, exported...)
 	}
 	key, err := hkdf.Key(sha256.New, secret, nil, c.pathSecretInfo(local), keyLen)
 	if err != nil {

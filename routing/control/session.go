@@ -47,7 +47,8 @@ const (
 // session is one control connection after its handshake. What the neighbour
 // sends is read by one goroutine and handled in order; one other sends.
 type session struct {
-	stream  net.Conn
+	stream  Stream
+	carrier string // the name of its carrier
 	conn    *Conn
 	dialled bool
 	target  *target        // dialled: what for; nil for accepted ones
@@ -59,6 +60,7 @@ type session struct {
 	tagged  bool      // overlay control goes in tag 7
 	trusted bool      // we trust the other end's address
 	secret  *[32]byte // root of native paths keys; nil towards stock peers
+	auth    Authentication
 
 	att    *transport.Attachment
 	joined time.Time
@@ -69,15 +71,18 @@ type session struct {
 	cancel context.CancelCauseFunc
 }
 
+// at is where the other end is.
+func (s *session) at() Candidate { return Candidate{s.carrier, s.addr} }
+
 // attach opens the session's paths.
 func (s *session) attach(set *transport.Set, self transport.Peer) (err error) {
 	sess := transport.Session{
 		Local: self, Remote: s.peer, UID: s.uid, Dialled: s.dialled,
-		LocalAddr: addrPort(s.stream.LocalAddr()), RemoteAddr: s.addr, Native: s.native,
-		Secret: s.secret, Authenticated: s.conn.Key != nil,
+		Stream: s.stream, LocalAddr: addrPort(s.stream.LocalAddr()), RemoteAddr: s.addr, Native: s.native,
+		Secret: s.secret, Authenticated: s.authenticated(),
 	}
-	if s.conn.Key != nil && !(s.trusted && s.conn.Features.Trusted) {
-		sess.Key = s.conn.Key
+	if sess.Key, err = s.sleeveKey(); err != nil {
+		return err
 	}
 	s.att, err = set.Attach(sess, s.common, s.sendOverlayControl)
 	return err

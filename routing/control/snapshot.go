@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 	"meshd/transport"
 )
 
@@ -45,6 +46,7 @@ type PeerConnection struct {
 	Name        frame.PeerName
 	NickName    string // empty while the peer is only named by others
 	Address     string // the other end's control address as that peer sees it
+	Carrier     string // that the address is for; a stock router's is CarrierTCP
 	Outbound    bool
 	Established bool
 }
@@ -65,21 +67,25 @@ const (
 // ConnectionSnapshot is a live connection, or an attempt to make one.
 type ConnectionSnapshot struct {
 	Address  string // the other end; for an attempt the target's address
+	Carrier  string // of the session; of an attempt the only one to be tried, or ""
 	Outbound bool
 	State    ConnState
 	// The rest is set for live connections only.
-	Name        frame.PeerName
-	NickName    string
-	UID         uint64 // of the peer's incarnation
-	Native      bool   // the neighbour is meshd
-	Version     int    // protocol version
-	Encrypted   bool   // the control connection is
-	Since       time.Time
-	TCPRTT      time.Duration         // from the kernel's TCP_INFO; 0: unknown
-	Paths       []transport.PathStats // most preferred first
-	MTU         int                   // of the path in use; 0: unknown
-	Transport   string                // overlay name of the path in use; "" while none is up
-	Unsessioned bool                  // the control connection is lost, the path still works
+	Name      frame.PeerName
+	NickName  string
+	UID       uint64        // of the peer's incarnation
+	Native    bool          // the neighbour is meshd
+	Version   int           // protocol version
+	Encrypted bool          // the control connection is
+	Key       *identity.Key // of the neighbour; nil: it showed none
+	// Authentication says how it is known who the neighbour is.
+	Authentication Authentication
+	Since          time.Time
+	TCPRTT         time.Duration         // the carrier's; over TCP the kernel's TCP_INFO. 0: unknown
+	Paths          []transport.PathStats // most preferred first
+	MTU            int                   // of the path in use; 0: unknown
+	Transport      string                // overlay name of the path in use; "" while none is up
+	Unsessioned    bool                  // the control connection is lost, the path still works
 	// For attempts.
 	Err     string    // why the last attempt failed
 	NextTry time.Time // zero: never, or now

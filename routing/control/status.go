@@ -61,12 +61,15 @@ func (m *Mesh) Forget(peers []string) (err error) {
 	return err
 }
 
-// Apply changes the settings of a running mesh. Targets that Connect added or
+// Apply changes the settings of a running mesh, and ends the sessions with peers
+// that Config.Trust refuses by now. Targets that Connect added or
 // Forget removed stay as they are, those of the handshake concern new connections.
 func (m *Mesh) Apply(set Settings) (err error) {
 	if !m.do(func() {
 		if err = m.targets.ChangeDirect(m.set.Peers, set.Peers, time.Now()); err == nil {
 			m.set = set
+			clear(m.worked)
+			m.judgeAll()
 		}
 	}) {
 		return ErrStopped
@@ -85,7 +88,7 @@ func (m *Mesh) snapshot() Snapshot {
 	s := Snapshot{
 		Self:        m.peerSnapshot(m.topo.Self()),
 		MinProtocol: m.set.MinProtocol, MaxProtocol: MaxProtocol,
-		Encrypted: len(m.set.Password) > 0, Discovery: m.set.Discovery,
+		Encrypted: len(m.set.Passwords) > 0, Discovery: m.set.Discovery,
 		Port: int(m.cfg.Port), ConnLimit: m.set.ConnLimit,
 		TrustedSubnets: slices.Clone(m.set.TrustedSubnets),
 		Terminations:   m.ended,
@@ -121,21 +124,31 @@ func (m *Mesh) peerSnapshot(p routing.Peer) PeerSnapshot {
 	}
 	for _, c := range p.Connections {
 		other, _ := m.topo.Peer(c.Peer)
+		address, carrier := shownAddress(c.RemoteAddr)
 		out.Connections = append(out.Connections, PeerConnection{
-			Name: c.Peer, NickName: other.NickName, Address: c.RemoteAddr,
+			Name: c.Peer, NickName: other.NickName, Address: address, Carrier: carrier,
 			Outbound: c.Outbound, Established: c.Established,
 		})
 	}
 	return out
 }
 
+// shownAddress is an address of a topology entry as users write it, and its
+// carrier. What cannot be read is shown as it is.
+func shownAddress(remote string) (address, carrier string) {
+	if c, ok := parseTopologyAddress(remote); ok && c.Carrier != CarrierTCP {
+		return c.Addr.String(), c.Carrier
+	}
+	return remote, CarrierTCP
+}
+
 func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
 	link := n.link.State()
 	c := ConnectionSnapshot{
-		Address: n.addr.String(), Outbound: n.outbound, State: StatePending,
+		Address: n.at.Addr.String(), Carrier: n.at.Carrier, Outbound: n.outbound, State: StatePending,
 		Name: n.peer.Name, NickName: n.peer.NickName, UID: n.peer.UID,
 		Paths: n.link.Paths(), MTU: link.MTU, Transport: link.Transport,
-		Unsessioned: n.session == nil,
+		Unsessioned: n.session == nil, Key: n.key, Authentication: n.auth,
 	}
 	if link.Up {
 		c.State = StateEstablished
@@ -150,7 +163,10 @@ func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
 }
 
 func targetSnapshot(t *target) TargetSnapshot {
-	out := TargetSnapshot{Target: t.spec, Addresses: slices.Clone(t.resolved)}
+	out := TargetSnapshot{Target: t.spec}
+	for _, c := range t.resolved {
+		out.Addresses = append(out.Addresses, c.Addr)
+	}
 	if t.err != nil && len(t.resolved) == 0 {
 		out.Err = t.err.Error()
 	}
@@ -167,7 +183,7 @@ func (m *Mesh) attemptSnapshot(t *target) (ConnectionSnapshot, bool) {
 	case !t.direct && (!m.set.Discovery || !inTopology):
 		return ConnectionSnapshot{}, false
 	}
-	c := ConnectionSnapshot{Address: t.address(), Outbound: true, State: t.state(), Never: t.never}
+	c := ConnectionSnapshot{Address: t.address(), Carrier: t.carrier, Outbound: true, State: t.state(), Never: t.never}
 	if t.err != nil {
 		c.Err = t.err.Error()
 	}

@@ -1,7 +1,7 @@
 package control
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -30,18 +30,20 @@ const (
 // target is a peer that should be a neighbour: a configured address (direct), or a
 // peer that was discovered in the topology.
 type target struct {
-	direct bool
-	spec   string // direct: as configured
-	host   string // direct: what to resolve
-	port   uint16
-	ported bool // direct: the port was given
+	direct  bool
+	spec    string // direct: as configured
+	carrier string // direct: the only one to use; empty: all
+	host    string // direct: what to resolve
+	port    uint16 // direct: of the carrier named, TCP's where none is
+	ported  bool   // direct: the port was given
 
-	name       frame.PeerName   // who is behind it; of a direct one 0: not known yet
-	candidates []netip.AddrPort // discovered: where it may be, best first
-	known      time.Time        // discovered: when the topology last had it
-	met        bool             // discovered: it was connected once, or in an earlier run
+	name       frame.PeerName // who is behind it; of a direct one 0: not known yet
+	candidates []Candidate    // discovered: where it may be, best first
+	known      time.Time      // discovered: when the topology last had it
+	met        bool           // discovered: it was connected once, or in an earlier run
+	stock      bool           // discovered: it was a stock router when it was met
 
-	resolved   []netip.AddrPort // what was tried last
+	resolved   []Candidate // what was tried last
 	attempting bool
 	never      bool // direct: a retry is pointless
 	err        error
@@ -50,34 +52,63 @@ type target struct {
 	cancel     func()        // ends the attempt under way
 }
 
-// parseTarget reads host[:port]; an IPv6 address with a port is in brackets.
-// Without a port it gets defaultPort.
-func parseTarget(spec string, defaultPort uint16) (*target, error) {
-	t := &target{direct: true, spec: spec, host: spec, port: defaultPort, wait: retryFirst}
-	if _, err := netip.ParseAddr(strings.Trim(spec, "[]")); err == nil {
-		t.host = strings.Trim(spec, "[]")
+// schemeSeparator stands between a carrier and what it reaches.
+const schemeSeparator = "://"
+
+// parseTarget reads host[:port] (any carrier; the port is TCP's), tcp://host[:port]
+// or quic://host[:port] (that carrier only). An IPv6 address with a port is in
+// brackets. Without a port the target gets the carrier's own.
+func parseTarget(spec string, ports carrierPorts) (*target, error) {
+	t := &target{direct: true, spec: spec, wait: retryFirst}
+	rest := spec
+	if scheme, after, found := strings.Cut(spec, schemeSeparator); found {
+		if t.carrier = strings.ToLower(scheme); !isCarrier(t.carrier) {
+			return nil, fmt.Errorf("peer %q: no carrier is called %q: %w", spec, scheme, errTargetForm)
+		}
+		rest = after
+	}
+	t.port, _ = ports.of(cmp.Or(t.carrier, CarrierTCP))
+	if t.carrier == CarrierQUIC && t.port == 0 {
+		t.port = DefaultQUICPort
+	}
+	t.host = rest
+	if _, err := netip.ParseAddr(strings.Trim(rest, "[]")); err == nil {
+		t.host = strings.Trim(rest, "[]")
 		return t, nil
 	}
-	if strings.Contains(spec, ":") {
-		host, port, err := net.SplitHostPort(spec)
+	if strings.Contains(rest, ":") {
+		host, port, err := net.SplitHostPort(rest)
 		if err != nil {
-			return nil, fmt.Errorf("peer %q: wanted host[:port]", spec)
+			return nil, fmt.Errorf("peer %q: %w", spec, errTargetForm)
 		}
-		n, err := strconv.ParseUint(port, 10, 16)
-		if err != nil || n == 0 {
+		n, ok := parsePort(port)
+		if !ok {
 			return nil, fmt.Errorf("peer %q: %q is not a port (1 to 65535)", spec, port)
 		}
-		t.host, t.port, t.ported = host, uint16(n), true
+		t.host, t.port, t.ported = host, n, true
 	}
 	if t.host == "" || strings.ContainsAny(t.host, " /") {
-		return nil, fmt.Errorf("peer %q: wanted host[:port]", spec)
+		return nil, fmt.Errorf("peer %q: %w", spec, errTargetForm)
 	}
 	return t, nil
 }
 
-// sameAs reports whether both direct targets are one host and port.
+// takes reports whether the target may be dialled over a carrier.
+func (t *target) takes(carrier string) bool { return t.carrier == "" || t.carrier == carrier }
+
+// portOver is the port to dial over a carrier whose own port is own. A port that is
+// given without a carrier is TCP's.
+func (t *target) portOver(carrier string, own uint16) uint16 {
+	if t.carrier == "" && carrier != CarrierTCP {
+		return own
+	}
+	return t.port
+}
+
+// sameAs reports whether both direct targets are one host and port over the same
+// carriers.
 func (t *target) sameAs(u *target) bool {
-	if t.port != u.port {
+	if t.carrier != u.carrier || t.port != u.port {
 		return false
 	}
 	a, err := netip.ParseAddr(t.host)
@@ -131,28 +162,11 @@ func (t *target) state() ConnState {
 func (t *target) address() string {
 	switch {
 	case len(t.resolved) > 0:
-		return t.resolved[0].String()
+		return t.resolved[0].Addr.String()
 	case len(t.candidates) > 0:
-		return t.candidates[0].String()
-	case t.ported:
+		return t.candidates[0].Addr.String()
+	case t.ported || t.carrier != "":
 		return t.spec
 	}
 	return net.JoinHostPort(t.host, strconv.Itoa(int(t.port)))
-}
-
-// outcome is how an attempt at one address of a target ended.
-type outcome struct {
-	addr netip.AddrPort
-	err  error // nil: it is a session now
-}
-
-// telling picks the error that says most: one of a handshake before one of a
-// connection that could not be made.
-func telling(outcomes []outcome) (err error) {
-	for _, o := range outcomes {
-		if _, unreached := errors.AsType[*dialError](err); err == nil || unreached {
-			err = o.err
-		}
-	}
-	return err
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -30,25 +29,26 @@ const (
 
 // Remembered is a peer of an earlier run.
 type Remembered struct {
-	Name      frame.PeerName   `json:"name"`
-	Addresses []netip.AddrPort `json:"addresses"`
+	Name      frame.PeerName `json:"name"`
+	Addresses []Candidate    `json:"addresses"`
 }
 
 // liveSession is what the connection maker must know of a session.
 type liveSession struct {
-	addr     netip.AddrPort
+	at       Candidate // the other end
 	outbound bool
+	native   bool // the other end is meshd
 }
 
 // targets is the connection maker: who is to be dialled, and when. Pure decisions,
 // owned by the mesh's goroutine.
 type targets struct {
 	self      frame.PeerName
-	port      uint16 // for targets and inbound peers without a port of their own
+	ports     carrierPorts // for targets and inbound peers without a port of their own
 	direct    []*target
 	found     map[frame.PeerName]*target
 	connected map[frame.PeerName]liveSession
-	ourselves map[netip.AddrPort]bool // addresses where we met ourselves
+	ourselves map[Candidate]bool // addresses where we met ourselves
 
 	// What Due found out last, until something changes.
 	changed   bool
@@ -57,12 +57,12 @@ type targets struct {
 	next      time.Time
 }
 
-func newTargets(self frame.PeerName, port uint16) *targets {
+func newTargets(self frame.PeerName, ports carrierPorts) *targets {
 	return &targets{
-		self: self, port: port,
+		self: self, ports: ports,
 		found:     map[frame.PeerName]*target{},
 		connected: map[frame.PeerName]liveSession{},
-		ourselves: map[netip.AddrPort]bool{},
+		ourselves: map[Candidate]bool{},
 	}
 }
 
@@ -131,7 +131,7 @@ func (ts *targets) parseAll(specs []string, find func(string) *target, now time.
 		seen[spec] = true
 		t := find(spec)
 		if t == nil {
-			if t, err = parseTarget(spec, ts.port); err != nil {
+			if t, err = parseTarget(spec, ts.ports); err != nil {
 				return nil, err
 			}
 			t.tryAt = now
@@ -178,13 +178,13 @@ func (ts *targets) findDirect(spec string) *target {
 	return nil
 }
 
-// findAlike finds a direct target by its spec, or one that is the same host and port:
-// 10.0.0.1, 10.0.0.1:6783.
+// findAlike finds a direct target by its spec, or one that is the same host and port
+// over the same carriers: 10.0.0.1, 10.0.0.1:6783.
 func (ts *targets) findAlike(spec string) *target {
 	if t := ts.findDirect(spec); t != nil {
 		return t
 	}
-	like, err := parseTarget(spec, ts.port)
+	like, err := parseTarget(spec, ts.ports)
 	if err != nil {
 		return nil
 	}
@@ -264,9 +264,9 @@ func (ts *targets) Expire(now time.Time) {
 
 // Connected notes a session. t is the target that was dialled, nil for an accepted
 // one.
-func (ts *targets) Connected(name frame.PeerName, t *target, addr netip.AddrPort, outbound bool, now time.Time) {
+func (ts *targets) Connected(name frame.PeerName, t *target, live liveSession, now time.Time) {
 	ts.changed = true
-	ts.connected[name] = liveSession{addr, outbound}
+	ts.connected[name] = live
 	if t != nil && t.direct {
 		t.name = name
 	}
@@ -274,10 +274,14 @@ func (ts *targets) Connected(name frame.PeerName, t *target, addr netip.AddrPort
 	if f == nil {
 		return
 	}
-	f.known, f.met = now, true
-	if a, ok := ts.dialable(routing.Connection{RemoteAddr: addr.String(), Outbound: outbound}); ok {
-		f.candidates = mergeCandidates([]netip.AddrPort{a}, f.candidates)
+	f.known, f.met, f.stock = now, true, !live.native
+	if f.stock { // what was guessed before it was met
+		f.candidates = slices.DeleteFunc(f.candidates, func(c Candidate) bool { return c.Carrier != CarrierTCP })
 	}
+	if at, ok := ts.dialable(routing.Connection{RemoteAddr: topologyAddress(live.at), Outbound: live.outbound}); ok {
+		f.candidates = mergeCandidates([]Candidate{at}, f.candidates)
+	}
+	ts.guess(f)
 	for _, b := range ts.behind(name) {
 		b.err, b.never = nil, false
 	}
@@ -448,9 +452,9 @@ func (ts *targets) has(t *target) bool {
 		_, live := ts.connected[t.name]
 		return live
 	}
-	for _, c := range ts.connected {
-		for _, a := range t.resolved {
-			if c.addr == a || !c.outbound && !t.ported && c.addr.Addr() == a.Addr() {
+	for _, live := range ts.connected {
+		for _, c := range t.resolved {
+			if live.at == c || !live.outbound && !t.ported && live.at.Addr.Addr() == c.Addr.Addr() {
 				return true
 			}
 		}
@@ -458,24 +462,22 @@ func (ts *targets) has(t *target) bool {
 	return false
 }
 
-// Finished notes how an attempt ended at each address that was tried.
+// Finished notes how an attempt ended at each candidate that was tried.
 func (ts *targets) Finished(t *target, outcomes []outcome, now time.Time) {
 	ts.changed = true
 	t.attempting, t.cancel = false, nil
-	pointless := len(outcomes) > 0 && t.direct && !t.named()
 	for _, o := range outcomes {
-		if o.err == nil || errors.Is(o.err, errDuplicate) {
+		if o.settles() {
 			t.err = nil
 			return
 		}
 		if errors.Is(o.err, errSelf) && len(ts.ourselves) < maxOurselves {
-			ts.ourselves[o.addr] = true
+			ts.ourselves[o.at] = true
 		}
 		if permanent(o.err) || isStranger(o.err) {
-			t.dropCandidate(o.addr)
+			t.dropCandidate(o.at)
 		}
-		pointless = pointless && permanent(o.err)
 	}
 	t.fail(telling(outcomes), now)
-	t.never = pointless
+	t.never = t.direct && !t.named() && hopeless(outcomes)
 }

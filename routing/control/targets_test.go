@@ -3,8 +3,8 @@ package control
 import (
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,9 +18,32 @@ const (
 	peerC = frame.PeerName(0x02000000000c)
 )
 
+// testPorts are the carriers of the tests' meshes.
+var testPorts = carrierPorts{{CarrierTCP, 6783}, {CarrierQUIC, 6785}}
+
+// tcpOnly are those of a mesh without QUIC.
+var tcpOnly = testPorts[:1]
+
+// over are candidates over TCP, or over what their scheme says.
+func over(addrs ...string) (out []Candidate) {
+	for _, a := range addrs {
+		var c Candidate
+		if err := c.UnmarshalText([]byte(a)); err != nil {
+			panic(err)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// live is a session with a meshd peer at an address.
+func live(addr string, outbound bool) liveSession {
+	return liveSession{at: over(addr)[0], outbound: outbound, native: true}
+}
+
 func newTestTargets(t *testing.T, now time.Time, specs ...string) *targets {
 	t.Helper()
-	ts := newTargets(peerA, 6783)
+	ts := newTargets(peerA, tcpOnly)
 	if err := ts.SetDirect(specs, now); err != nil {
 		t.Fatal(err)
 	}
@@ -29,34 +52,47 @@ func newTestTargets(t *testing.T, now time.Time, specs ...string) *targets {
 
 // failed is how an attempt at one address ended.
 func failed(addr string, err error) []outcome {
-	return []outcome{{netip.MustParseAddrPort(addr), err}}
+	return []outcome{{over(addr)[0], err}}
 }
 
 func TestParseTarget(t *testing.T) {
 	for _, tt := range []struct {
-		spec, host string
-		port       uint16
-		ok         bool
+		spec, carrier, host string
+		port                uint16
+		err                 string // part of it
 	}{
-		{"10.0.0.1", "10.0.0.1", 6783, true},
-		{"10.0.0.1:7000", "10.0.0.1", 7000, true},
-		{"weave03.example.net", "weave03.example.net", 6783, true},
-		{"fd00::1", "fd00::1", 6783, true},
-		{"[fd00::1]", "fd00::1", 6783, true},
-		{"[fd00::1]:7000", "fd00::1", 7000, true},
-		{"", "", 0, false},
-		{"host:0", "", 0, false},
-		{"host:port", "", 0, false},
-		{"host:1:2", "", 0, false},
-		{"10.0.0.0/8", "", 0, false},
+		{"10.0.0.1", "", "10.0.0.1", 6783, ""},
+		{"10.0.0.1:7000", "", "10.0.0.1", 7000, ""},
+		{"weave03.example.net", "", "weave03.example.net", 6783, ""},
+		{"fd00::1", "", "fd00::1", 6783, ""},
+		{"[fd00::1]", "", "fd00::1", 6783, ""},
+		{"[fd00::1]:7000", "", "fd00::1", 7000, ""},
+		{"tcp://10.0.0.1", "tcp", "10.0.0.1", 6783, ""},
+		{"tcp://host:7000", "tcp", "host", 7000, ""},
+		{"quic://10.0.0.1", "quic", "10.0.0.1", 6785, ""},
+		{"quic://host:443", "quic", "host", 443, ""},
+		{"QUIC://host", "quic", "host", 6785, ""},
+		{"quic://fd00::1", "quic", "fd00::1", 6785, ""},
+		{"quic://[fd00::1]:443", "quic", "fd00::1", 443, ""},
+		{"", "", "", 0, "wanted host[:port]"},
+		{"host:0", "", "", 0, `"0" is not a port`},
+		{"host:port", "", "", 0, `"port" is not a port`},
+		{"host:+1", "", "", 0, `"+1" is not a port`},
+		{"host:1:2", "", "", 0, "wanted host[:port]"},
+		{"10.0.0.0/8", "", "", 0, "wanted host[:port]"},
+		{"quic://", "", "", 0, "quic://host[:port]"},
+		{"quic://host/", "", "", 0, "quic://host[:port]"},
+		{"quic://host:", "", "", 0, "not a port"},
+		{"quic://tcp://host", "", "", 0, "not a port"},
+		{"udp://host", "", "", 0, `no carrier is called "udp": wanted host[:port], tcp://host[:port] or quic://host[:port]`},
+		{"://host", "", "", 0, `no carrier is called ""`},
 	} {
-		got, err := parseTarget(tt.spec, 6783)
-		if (err == nil) != tt.ok {
-			t.Errorf("parseTarget(%q): err %v, want ok %v", tt.spec, err, tt.ok)
-			continue
+		got, err := parseTarget(tt.spec, testPorts)
+		if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("parseTarget(%q): err %v, want %q in it", tt.spec, err, tt.err)
 		}
-		if tt.ok && (got.host != tt.host || got.port != tt.port) {
-			t.Errorf("parseTarget(%q) = %s port %d, want %s port %d", tt.spec, got.host, got.port, tt.host, tt.port)
+		if err == nil && (got.carrier != tt.carrier || got.host != tt.host || got.port != tt.port) {
+			t.Errorf("parseTarget(%q) = %q %s port %d, want %q %s port %d", tt.spec, got.carrier, got.host, got.port, tt.carrier, tt.host, tt.port)
 		}
 	}
 }
@@ -111,16 +147,16 @@ func TestConnectedTargetIsNotDialled(t *testing.T) {
 	ts := newTestTargets(t, now, "10.0.0.2:6783")
 	due, _ := ts.Due(now, true)
 	ts.Behind(due[0], peerB)
-	ts.Connected(peerB, due[0], netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	ts.Connected(peerB, due[0], live("10.0.0.2:6783", true), now)
 	ts.Finished(due[0], failed("10.0.0.2:6783", nil), now)
 	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
 		t.Fatal("dialled while connected")
 	}
-	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:41234"), false, now)
+	ts.Connected(peerB, nil, live("10.0.0.2:41234", false), now)
 	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 0 {
 		t.Fatal("dialled while connected inbound")
 	}
-	ts.Connected(peerB, due[0], netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	ts.Connected(peerB, due[0], live("10.0.0.2:6783", true), now)
 	later := now.Add(2 * time.Hour)
 	ts.Ended(peerB, now, errors.New("reset"), later)
 	if due, _ := ts.Due(later.Add(100*time.Millisecond), true); len(due) != 1 {
@@ -143,10 +179,10 @@ func TestDiscover(t *testing.T) {
 			{Peer: peerB, RemoteAddr: "10.0.0.2:6783", Outbound: true},
 		}},
 	}, now)
-	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+	ts.Connected(peerB, nil, live("10.0.0.2:6783", true), now)
 	ts.Discover(topo, now)
 	due, _ := ts.Due(now.Add(politeness), true)
-	if len(due) != 1 || due[0].name != peerC || due[0].candidates[0].String() != "10.0.0.3:6783" {
+	if len(due) != 1 || due[0].name != peerC || due[0].candidates[0] != over("10.0.0.3:6783")[0] {
 		t.Fatalf("due = %+v, want peer C at its own port", due)
 	}
 	if due, _ := ts.Due(now.Add(time.Hour), false); len(due) != 0 {
@@ -156,7 +192,7 @@ func TestDiscover(t *testing.T) {
 
 // A summary without a port or an address invites nobody to dial.
 func TestDiscoverIgnoresWhatIsNoAddress(t *testing.T) {
-	ts := newTargets(peerA, 6783)
+	ts := newTargets(peerA, tcpOnly)
 	for _, addr := range []string{"", "quic", "10.0.0.3", "10.0.0.3:0", "0.0.0.0:6783", "224.0.0.1:6783", "host:6783",
 		"127.0.0.1:22", "[::1]:80", "255.255.255.255:1", "169.254.169.254:80", "[fe80::1%eth0]:6783", "[::ffff:127.0.0.1]:1"} {
 		if a, ok := ts.dialable(routing.Connection{Peer: peerC, RemoteAddr: addr, Outbound: true}); ok {
@@ -192,10 +228,10 @@ func TestInventedPeersAreNotDialledForLong(t *testing.T) {
 	now := time.Unix(1000, 0)
 	ts := newTestTargets(t, now)
 	met := ts.discovered(peerB, now)
-	met.candidates, met.met = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:6783")}, true
+	met.candidates, met.met = over("10.0.0.2:6783"), true
 	for i := range 1000 {
 		f := ts.discovered(frame.PeerName(0x1000+i), now)
-		f.candidates = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:6783")}
+		f.candidates = over("10.0.0.9:6783")
 	}
 	due, _ := ts.Due(now.Add(politeness), true)
 	if len(due) != maxStrangers+1 || due[0] != met {
@@ -246,7 +282,7 @@ func TestShortSessionsBackOff(t *testing.T) {
 		due, next := ts.Due(now, true)
 		for _, d := range due {
 			attempts++
-			ts.Connected(peerB, d, netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
+			ts.Connected(peerB, d, live("10.0.0.2:6783", true), now)
 			ts.Finished(d, failed("10.0.0.2:6783", nil), now)
 			ts.Ended(peerB, now, errors.New("EOF"), now)
 			ts.Left(peerB, now)
@@ -263,12 +299,12 @@ func TestOurOwnAddressDoesNotCondemnAName(t *testing.T) {
 	now := time.Unix(1000, 0)
 	ts := newTestTargets(t, now, "seed.example")
 	due, _ := ts.Due(now, true)
-	self := outcome{netip.MustParseAddrPort("10.0.0.1:6783"), errSelf}
+	self := outcome{over("10.0.0.1:6783")[0], errSelf}
 	ts.Finished(due[0], []outcome{self}, now)
 	if due, _ := ts.Due(now.Add(time.Hour), true); len(due) != 1 {
 		t.Error("a name is given up because it meant ourselves once")
 	}
-	if !ts.ourselves[self.addr] {
+	if !ts.ourselves[self.at] {
 		t.Error("our own address is not known as such")
 	}
 }
@@ -277,11 +313,11 @@ func TestOurOwnAddressDoesNotCondemnAName(t *testing.T) {
 // not condemned: the address is.
 func TestWrongCandidateIsDropped(t *testing.T) {
 	now := time.Unix(1000, 0)
-	wrong, right := netip.MustParseAddrPort("10.0.0.1:6783"), netip.MustParseAddrPort("10.0.0.2:6783")
+	wrong, right := over("10.0.0.1:6783")[0], over("10.0.0.2:6783")[0]
 	for _, err := range []error{errSelf, error(&strangerError{name: peerC, wanted: peerB})} {
 		ts := newTestTargets(t, now)
 		f := ts.discovered(peerB, now)
-		f.candidates = []netip.AddrPort{wrong, right}
+		f.candidates = []Candidate{wrong, right}
 		due, _ := ts.Due(now, true)
 		ts.Finished(due[0], []outcome{{wrong, err}, {right, errors.New("refused")}}, now)
 		if f.never || len(f.candidates) != 1 || f.candidates[0] != right || f.name != peerB {
@@ -330,6 +366,8 @@ func TestTargetsThatAreAlike(t *testing.T) {
 	if err := ts.AddDirect([]string{
 		"10.0.0.1:6783", "10.0.0.2", "::ffff:10.0.0.2", // there already
 		"10.0.0.1:7000", "fd00::1", "[fd00:0::1]:6783", "b.example", "B.example:6783", "c.example",
+		"quic://10.0.0.1", "quic://10.0.0.1:6785", "QUIC://::ffff:10.0.0.1", // over QUIC only
+		"quic://10.0.0.1:443", "tcp://10.0.0.1", "tcp://10.0.0.1:6783",
 	}, now); err != nil {
 		t.Fatal(err)
 	}
@@ -339,17 +377,20 @@ func TestTargetsThatAreAlike(t *testing.T) {
 		}
 		return out
 	}
-	want := []string{"10.0.0.1", "10.0.0.2:6783", "10.0.0.1:7000", "fd00::1", "b.example", "c.example"}
+	want := []string{
+		"10.0.0.1", "10.0.0.2:6783", "10.0.0.1:7000", "fd00::1", "b.example", "c.example",
+		"quic://10.0.0.1", "quic://10.0.0.1:443", "tcp://10.0.0.1",
+	}
 	if got := specs(); !slices.Equal(got, want) {
 		t.Errorf("targets = %v, want %v", got, want)
 	}
-	if err := ts.Forget([]string{"10.0.0.2", "c.example:6783"}); err != nil {
+	if err := ts.Forget([]string{"10.0.0.2", "c.example:6783", "quic://10.0.0.1:6785", "tcp://10.0.0.1:6783"}); err != nil {
 		t.Error(err)
 	}
 	if err := ts.ChangeDirect([]string{"10.0.0.1"}, []string{"10.0.0.1:6783"}, now); err != nil {
 		t.Error(err)
 	}
-	want = []string{"10.0.0.1:6783", "10.0.0.1:7000", "fd00::1", "b.example"}
+	want = []string{"10.0.0.1:6783", "10.0.0.1:7000", "fd00::1", "b.example", "quic://10.0.0.1:443"}
 	if got := specs(); !slices.Equal(got, want) {
 		t.Errorf("targets = %v, want %v", got, want)
 	}
@@ -361,7 +402,7 @@ func TestRememberedAreThoseThatWereMet(t *testing.T) {
 	ts := newTestTargets(t, now)
 	for i := range 2000 {
 		f := ts.discovered(frame.PeerName(0x1000+i), now)
-		f.candidates = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.9:6783")}
+		f.candidates = over("10.0.0.9:6783")
 		f.met = i%2 == 0
 	}
 	got := ts.Remembered()
@@ -382,7 +423,7 @@ func TestRoomForAPeerThatConnects(t *testing.T) {
 	for i := range maxFound {
 		ts.discovered(frame.PeerName(0x1000+i), now)
 	}
-	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:40000"), false, now)
+	ts.Connected(peerB, nil, live("10.0.0.2:40000", false), now)
 	if len(ts.found) > maxFound || ts.found[peerB] == nil || !ts.found[peerB].met {
 		t.Errorf("%d targets; the peer that connected is not one of them", len(ts.found))
 	}
@@ -392,12 +433,10 @@ func TestRoomForAPeerThatConnects(t *testing.T) {
 func TestAddressOfAConnectedPeerIsNotDialledForAnother(t *testing.T) {
 	now := time.Unix(1000, 0)
 	ts := newTestTargets(t, now)
-	ts.Connected(peerB, nil, netip.MustParseAddrPort("10.0.0.2:6783"), true, now)
-	ts.Connected(0x02000000000d, nil, netip.MustParseAddrPort("10.0.0.4:40000"), false, now)
+	ts.Connected(peerB, nil, live("10.0.0.2:6783", true), now)
+	ts.Connected(0x02000000000d, nil, live("10.0.0.4:40000", false), now)
 	f := ts.discovered(peerC, now)
-	for _, a := range []string{"10.0.0.2:6783", "10.0.0.4:6783", "10.0.0.3:6783"} {
-		f.candidates = append(f.candidates, netip.MustParseAddrPort(a))
-	}
+	f.candidates = over("10.0.0.2:6783", "10.0.0.4:6783", "10.0.0.3:6783")
 	if got := ts.free(f); len(got) != 1 || got[0].String() != "10.0.0.3:6783" {
 		t.Errorf("free addresses = %v, want 10.0.0.3:6783 alone", got)
 	}

@@ -33,6 +33,9 @@ func ListenTCP(ctx context.Context, addr string) (*TCP, error) {
 	return &TCP{listener: l.(*net.TCPListener)}, nil
 }
 
+// Name is CarrierTCP.
+func (t *TCP) Name() string { return CarrierTCP }
+
 // Port is the port that the carrier listens on.
 func (t *TCP) Port() uint16 { return uint16(t.listener.Addr().(*net.TCPAddr).Port) }
 

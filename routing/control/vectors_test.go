@@ -228,7 +228,7 @@ func (c capturedConn) config(tb testing.TB, dialler bool) (HandshakeConfig, []by
 		Features: func(int) map[string]string { return features },
 	}
 	if c.Crypto != nil {
-		cfg.Password = []byte(c.Crypto.Password)
+		cfg.Passwords = Passwords([]byte(c.Crypto.Password))
 		cfg.Rand = bytes.NewReader(private)
 	}
 	return cfg, incoming
