@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 )
 
 // Config is one complete, checked set of settings.
@@ -20,7 +21,9 @@ type Config struct {
 	Peers           []string // as ParsePeer reads them
 	PasswordFile    string
 	Password        Secret // empty: the mesh is not encrypted by password
-	MinProtocol     int    // lowest weave protocol that is accepted: 1 or 2
+	OtherPassword   Secret // accepted too, second line of PasswordFile; empty: none
+	Trust           Trust
+	MinProtocol     int // lowest weave protocol that is accepted: 1 or 2
 	StateDir        string
 	TrustedSubnets  []netip.Prefix
 	Transports      []string // in order of preference
@@ -63,6 +66,12 @@ const (
 	On   Switch = "on"   // a kernel without it is an error
 	Off  Switch = "off"
 )
+
+// Trust is which peers may be neighbours.
+type Trust struct {
+	Keys  []identity.Key // of peers that may; empty: all
+	Stock bool           // beside Keys: peers without a key may too
+}
 
 // API is where the daemon takes commands.
 type API struct {

@@ -23,8 +23,7 @@ func (c Change) String() string {
 }
 
 // Diff lists the keys in which c differs from old, in the order of the file, and
-// whether a reload can apply them. A changed password takes a restart: sessions
-// and the mesh key are made from it.
+// whether a reload can apply them. A changed password concerns new sessions.
 func (c Config) Diff(old Config) []Change {
 	var out []Change
 	for _, k := range keys {
@@ -40,7 +39,14 @@ func (c Config) Diff(old Config) []Change {
 		if c.Password != "" && old.Password != "" {
 			is = "(another)"
 		}
-		out = append(out, Change{Key: "password", Old: old.Password.String(), New: is})
+		out = append(out, Change{Key: "password", Old: old.Password.String(), New: is, Live: true})
+	}
+	if c.OtherPassword != old.OtherPassword {
+		is := c.OtherPassword.String()
+		if c.OtherPassword != "" && old.OtherPassword != "" {
+			is = "(another)"
+		}
+		out = append(out, Change{Key: "second password", Old: old.OtherPassword.String(), New: is, Live: true})
 	}
 	return out
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"meshd/internal/identity"
 )
 
 func TestDiff(t *testing.T) {
@@ -24,7 +26,10 @@ func TestDiff(t *testing.T) {
 		{"bridge.create", func(c *Config) { c.Bridge.Create = false }, false, "true", "false"},
 		{"tap.name", func(c *Config) { c.TAP.Name = "x" }, false, "meshd0", "x"},
 		{"peers", func(c *Config) { c.Peers = []string{"a", "b"} }, true, "[]", "[a, b]"},
-		{"password", func(c *Config) { c.Password = "hunter2" }, false, "(none)", "(set)"},
+		{"password", func(c *Config) { c.Password = "hunter2" }, true, "(none)", "(set)"},
+		{"second password", func(c *Config) { c.OtherPassword = "hunter2" }, true, "(none)", "(set)"},
+		{"trust.keys", func(c *Config) { c.Trust.Keys = []identity.Key{{2}} }, true, "[]", "[" + identity.Key{2}.String() + "]"},
+		{"trust.stock", func(c *Config) { c.Trust.Stock = true }, true, "false", "true"},
 		{"min_protocol", func(c *Config) { c.MinProtocol = 2 }, true, "1", "2"},
 		{"state_dir", func(c *Config) { c.StateDir = "/x" }, false, "/var/lib/meshd", "/x"},
 		{"trusted_subnets", func(c *Config) { c.TrustedSubnets = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }, true, "[]", "[10.0.0.0/8]"},

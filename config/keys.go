@@ -3,12 +3,14 @@ package config
 import (
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 )
 
 // kind is the type of a key's value in the file, on the command line and in the
@@ -58,12 +60,16 @@ var keys = []key{
 	textKey("udp.listen", "[address]:port for all transports but sleeve", false, func(c *Config) *string { return &c.UDP.Listen }, checkListen),
 	switchKey("udp.offload", "runs of datagrams in one system call: auto, on or off", func(c *Config) *Switch { return &c.UDP.Offload }),
 	listKey("peers", "peers to connect to, host[:port] or quic://host[:port] each", true, func(c *Config) *[]string { return &c.Peers }, checkPeer),
-	textKey("password_file", "file whose first line is the mesh's password", false, func(c *Config) *string { return &c.PasswordFile }, nil),
+	textKey("password_file", "file with the mesh's password; a second line is accepted too", true, func(c *Config) *string { return &c.PasswordFile }, nil),
 	numberKey("min_protocol", "lowest weave protocol to accept", true, func(c *Config) *int { return &c.MinProtocol }, checkProtocol),
 	textKey("state_dir", "directory for what must survive a restart", false, func(c *Config) *string { return &c.StateDir }, checkAbsolute),
 	{"trusted_subnets", list, "subnets to which sleeve is not encrypted", true,
 		func(c *Config) any { return prefixTexts(c.TrustedSubnets) },
 		func(c *Config, v any) []*FieldError { return setPrefixes(&c.TrustedSubnets, v.([]string)) }},
+	{"trust.keys", list, "public keys of the peers that may connect; empty: all", true,
+		func(c *Config) any { return keyTexts(c.Trust.Keys) },
+		func(c *Config, v any) []*FieldError { return setKeys(&c.Trust.Keys, v.([]string)) }},
+	boolKey("trust.stock", "beside trust.keys, let peers without a key in: stock routers", true, func(c *Config) *bool { return &c.Trust.Stock }),
 	listKey("transports", "transports in order of preference", false, func(c *Config) *[]string { return &c.Transports }, nil),
 	boolKey("discovery", "connect to peers that other peers know", true, func(c *Config) *bool { return &c.Discovery }),
 	numberKey("connection_limit", "most connections; 0: no limit", true, func(c *Config) *int { return &c.ConnectionLimit }, checkLimit),
@@ -202,6 +208,29 @@ func setPrefixes(to *[]netip.Prefix, items []string) []*FieldError {
 			return fault(s, "has bits beyond its prefix", "did you mean "+p.Masked().String()+"?")
 		}
 		*to = append(*to, p)
+		return nil
+	})
+}
+
+func keyTexts(list []identity.Key) []string {
+	var out []string
+	for _, k := range list {
+		out = append(out, k.String())
+	}
+	return out
+}
+
+func setKeys(to *[]identity.Key, items []string) []*FieldError {
+	*to = nil
+	return each(items, func(s string) *FieldError {
+		k, err := identity.ParseKey(s)
+		if err != nil {
+			return fault(s, "is "+err.Error(), "")
+		}
+		if slices.Contains(*to, k) {
+			return fault(s, "is there twice", "")
+		}
+		*to = append(*to, k)
 		return nil
 	})
 }

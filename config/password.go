@@ -38,43 +38,64 @@ func readPassword(c *Config) []*FieldError {
 	if c.PasswordFile == "" {
 		return nil
 	}
-	password, mode, err := readFirstLine(c.PasswordFile)
+	passwords, mode, err := readPasswordFile(c.PasswordFile)
 	if err != nil {
 		return from.place(k, []*FieldError{fault(c.PasswordFile, err.Error(), "")})
 	}
 	if mode.Perm()&0o077 != 0 {
 		c.warn("password_file %s can be read by others (mode %04o): chmod 600 it", c.PasswordFile, mode.Perm())
 	}
-	c.Password = Secret(password)
+	c.Password, c.OtherPassword = passwords[0], passwords[1]
 	c.sources["password"] = source{path: c.PasswordFile}
 	return nil
 }
 
-// readFirstLine reads a file's first line without its end. The errors continue
+// maxPasswordFile is the longest password file in bytes.
+const maxPasswordFile = 4 * maxPassword
+
+// readPasswordFile reads a file's one or two passwords, a line each without its
+// end; the second is empty where there is none. The errors continue
 // "password_file: path …".
-func readFirstLine(path string) (string, fs.FileMode, error) {
+func readPasswordFile(path string) (passwords [2]Secret, mode fs.FileMode, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", 0, unreadable(err)
+		return passwords, 0, unreadable(err)
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	if err != nil {
-		return "", 0, unreadable(err)
+		return passwords, 0, unreadable(err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxPassword+3))
+	data, err := io.ReadAll(io.LimitReader(f, maxPasswordFile+1))
 	if err != nil {
-		return "", 0, unreadable(err)
+		return passwords, 0, unreadable(err)
 	}
-	line, _, _ := bytes.Cut(data, []byte("\n"))
-	line = bytes.TrimSuffix(line, []byte("\r"))
-	switch {
-	case len(line) == 0:
-		return "", 0, errors.New("has an empty first line")
-	case len(line) > maxPassword:
-		return "", 0, fmt.Errorf("has more than %d bytes in its first line", maxPassword)
+	passwords, err = parsePasswords(data)
+	return passwords, info.Mode(), err
+}
+
+func parsePasswords(data []byte) (passwords [2]Secret, err error) {
+	for i, line := range bytes.Split(data, []byte("\n")) {
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		switch {
+		case i == 0 && len(line) == 0:
+			return passwords, errors.New("has an empty first line")
+		case len(line) == 0:
+		case len(line) > maxPassword:
+			return passwords, fmt.Errorf("has more than %d bytes in line %d", maxPassword, i+1)
+		case i > 1:
+			return passwords, fmt.Errorf("has something in line %d: there are at most two passwords, in the first two lines", i+1)
+		default:
+			passwords[i] = Secret(line)
+		}
 	}
-	return string(line), info.Mode(), nil
+	if len(data) > maxPasswordFile {
+		return passwords, fmt.Errorf("has more than %d bytes", maxPasswordFile)
+	}
+	if passwords[1] == passwords[0] {
+		passwords[1] = ""
+	}
+	return passwords, nil
 }
 
 func unreadable(err error) error {

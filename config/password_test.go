@@ -18,21 +18,33 @@ func TestPasswordFile(t *testing.T) {
 	for _, tt := range []struct {
 		name, content, want string
 		fault               string
+		other               string
 	}{
-		{"one line", "hunter2\n", "hunter2", ""},
-		{"no line end", "hunter2", "hunter2", ""},
-		{"Windows line end", "hunter2\r\n", "hunter2", ""},
-		{"blanks belong to it", " hunter 2 \nrest\n", " hunter 2 ", ""},
-		{"longest", strings.Repeat("x", maxPassword) + "\r\n", strings.Repeat("x", maxPassword), ""},
-		{"empty", "", "", "empty first line"},
-		{"empty line", "\nhunter2\n", "", "empty first line"},
-		{"too long", strings.Repeat("x", maxPassword+1), "", "more than 4096 bytes"},
+		{"one line", "hunter2\n", "hunter2", "", ""},
+		{"no line end", "hunter2", "hunter2", "", ""},
+		{"Windows line end", "hunter2\r\n", "hunter2", "", ""},
+		{"blanks belong to it", " hunter 2 \n\n", " hunter 2 ", "", ""},
+		{"two", "new\r\nold\r\n", "new", "", "old"},
+		{"two, no line end", "new\nold", "new", "", "old"},
+		{"twice the same", "new\nnew\n", "new", "", ""},
+		{"blank lines after it", "new\nold\n\n\n", "new", "", "old"},
+		{"three", "a\nb\nc\n", "", "something in line 3", ""},
+		{"a comment far below", "a\n\n\n\n# old\n", "", "something in line 5", ""},
+		{"second too long", "a\n" + strings.Repeat("x", maxPassword+1), "", "more than 4096 bytes in line 2", ""},
+		{"endless", "a\nb\n" + strings.Repeat("\n", maxPasswordFile), "", "more than 16384 bytes", ""},
+		{"longest", strings.Repeat("x", maxPassword) + "\r\n", strings.Repeat("x", maxPassword), "", ""},
+		{"empty", "", "", "empty first line", ""},
+		{"empty line", "\nhunter2\n", "", "empty first line", ""},
+		{"too long", strings.Repeat("x", maxPassword+1), "", "more than 4096 bytes", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeFile(t, tt.content, 0o600)
 			c, err := Load(writeFile(t, "password_file: "+path, 0o644), nil)
 			if got := string(c.Password); got != tt.want {
 				t.Errorf("password = %q, want %q", got, tt.want)
+			}
+			if got := string(c.OtherPassword); got != tt.other {
+				t.Errorf("second password = %q, want %q", got, tt.other)
 			}
 			if tt.fault == "" && (err != nil || len(c.Warnings) > 0) {
 				t.Errorf("Load() = %v, warnings %q", err, c.Warnings)

@@ -32,6 +32,9 @@ password_file: "" # default
 min_protocol: 1 # default
 state_dir: /var/lib/meshd # default
 trusted_subnets: [] # default
+trust:
+    keys: [] # default
+    stock: false # default
 transports: # default
     - punch
     - sleeve

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
@@ -25,6 +26,8 @@ type Daemon interface {
 	// Reload reads the configuration again. The keys that changed are in applied
 	// where the change works already, else in needRestart.
 	Reload() (applied, needRestart []string, err error)
+	// ForgetKey forgets the key that a peer's name is pinned to.
+	ForgetKey(peer frame.PeerName) (identity.Pin, error)
 	// Bench measures the way of frames to a peer, for about d.
 	Bench(ctx context.Context, peer frame.PeerName, d time.Duration) (Bench, error)
 	// Stop asks the daemon to end and returns at once.
@@ -43,6 +46,7 @@ type Report struct {
 	Port       PortReport
 	Transports []TransportReport // in order of preference
 	Config     ConfigReport
+	Trust      TrustReport
 }
 
 // PortReport is our end on the bridge.

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"meshd/internal/frame"
 )
 
 const (
@@ -65,6 +67,11 @@ func (c *client) connect(ctx context.Context, addresses []string, replace bool) 
 
 func (c *client) forget(ctx context.Context, targets []string) error {
 	_, err := c.call(ctx, http.MethodPost, "/v1/forget", peersRequest{Peers: targets})
+	return err
+}
+
+func (c *client) forgetKey(ctx context.Context, name frame.PeerName) error {
+	_, err := c.call(ctx, http.MethodPost, "/v1/trust/forget", forgetKeyRequest{Name: name})
 	return err
 }
 
@@ -157,6 +164,15 @@ func (c *client) notMeshd() error {
 	return fmt.Errorf("the program that listens on %s is not meshd: name meshd's socket with --socket or %s", c.socket, socketEnv)
 }
 
+// errNoDaemon is what the errors are that say that no daemon runs.
+var errNoDaemon = errors.New("no meshd is running here")
+
+// noDaemonError is errNoDaemon with its remedy.
+type noDaemonError string
+
+func (e noDaemonError) Error() string   { return string(e) }
+func (noDaemonError) Is(err error) bool { return err == errNoDaemon }
+
 // explain says in one sentence why there is no answer, and what to do.
 func (c *client) explain(err error) error {
 	info, statErr := os.Stat(c.socket)
@@ -170,12 +186,12 @@ func (c *client) explain(err error) error {
 	case errors.Is(err, syscall.EINVAL):
 		return fmt.Errorf("%s cannot be the path of a socket: it is longer than 107 bytes", c.socket)
 	case errors.Is(statErr, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("no meshd is running here: %s does not exist; start one with `meshd up`, or name its socket with --socket or %s",
-			c.socket, socketEnv)
+		return noDaemonError(fmt.Sprintf("no meshd is running here: %s does not exist; start one with `meshd up`, or name its socket with --socket or %s",
+			c.socket, socketEnv))
 	case statErr == nil && info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s is not a socket: name meshd's socket with --socket or %s", c.socket, socketEnv)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("no meshd is running here: nobody listens on %s, which one that died has left; start it again with `meshd up`", c.socket)
+		return noDaemonError(fmt.Sprintf("no meshd is running here: nobody listens on %s, which one that died has left; start it again with `meshd up`", c.socket))
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("meshd on %s closed the connection without an answer: it may be ending", c.socket)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"meshd/config"
+	"meshd/internal/identity"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
@@ -28,6 +29,9 @@ type daemon struct {
 	sockets   *sockets
 	meter     *measure.Meter
 	stray     transport.Counters
+	identity  *identity.Identity
+	pins      *identity.Pins
+	policy    *identity.Policy
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
 	cfg config.Config
@@ -52,6 +56,7 @@ func (d *daemon) Report() Report {
 			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,
 		},
 		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
+		Trust:  TrustReport{Identity: d.identity.Public(), Keys: cfg.Trust.Keys, Stock: cfg.Trust.Stock, Pins: d.pins.All()},
 	}
 	for _, name := range cfg.Transports {
 		listen := transportListens(cfg, name)
@@ -120,6 +125,8 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	}
 	running.Peers, running.Discovery, running.ConnectionLimit = next.Peers, next.Discovery, next.ConnectionLimit
 	running.TrustedSubnets, running.MinProtocol, running.LogLevel = next.TrustedSubnets, next.MinProtocol, next.LogLevel
+	running.Password, running.OtherPassword, running.Trust = next.Password, next.OtherPassword, next.Trust
+	d.policy.Set(running.Trust.Keys, running.Trust.Stock)
 	if err := d.mesh.Apply(settings(running)); err != nil {
 		return nil, nil, err
 	}

@@ -8,12 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
@@ -40,7 +42,7 @@ func healthyReport() Report {
 			State: transport.State{Up: true, MTU: mtu, RTT: rtt, Loss: loss, Addr: netip.MustParseAddrPort(addr), Encrypted: true, Authenticated: true},
 		}}
 	}
-	return Report{
+	r := Report{
 		Version: "v0.1.0", PID: 4711, Started: now.Add(-time.Hour),
 		Mesh: control.Snapshot{
 			Self:        control.PeerSnapshot{Name: testName(1), NickName: "weave01", UID: 11, Version: 5, ShortID: 101, HasShortID: true},
@@ -104,8 +106,16 @@ func healthyReport() Report {
 			{Address: netip.MustParseAddrPort("[::]:6783"), Offload: udp.Offload{GSO: true, Why: "runs were mangled"}},
 		}}},
 		Config: ConfigReport{File: "/etc/meshd.yaml", PasswordBits: 80},
+		Trust:  TrustReport{Identity: testKey(1), Pins: []identity.Pin{{Name: testName(2), NickName: "weave02", Key: testKey(2), Since: now.Add(-24 * time.Hour)}}},
 	}
+	key := testKey(2)
+	r.Mesh.Connections[0].Key, r.Mesh.Connections[0].Authentication = &key, control.ByPassword
+	r.Mesh.Connections[1].Authentication = control.ByPassword
+	return r
 }
+
+// testKey is the public key of a host of the fixtures.
+func testKey(host byte) identity.Key { return identity.Key{host, 5: 0xa5} }
 
 // openReport is a mesh without a password: weave02 over punch, which is encrypted
 // all the same, and a stock router. Offloads are off.
@@ -114,6 +124,7 @@ func openReport() Report {
 	r.Mesh.Encrypted = false
 	for i := range r.Mesh.Connections {
 		r.Mesh.Connections[i].Encrypted = false
+		r.Mesh.Connections[i].Authentication = control.ByNothing
 		r.Mesh.Connections[i].Paths[0].State.Authenticated = false
 	}
 	native, stock := &r.Mesh.Connections[0], &r.Mesh.Connections[1]
@@ -195,6 +206,18 @@ func (d *fakeDaemon) Connect(targets []string, replace bool) error {
 }
 
 func (d *fakeDaemon) Forget(targets []string) error { return d.Connect(targets, false) }
+
+func (d *fakeDaemon) ForgetKey(peer frame.PeerName) (identity.Pin, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	i := slices.IndexFunc(d.report.Trust.Pins, func(p identity.Pin) bool { return p.Name == peer })
+	if i < 0 {
+		return identity.Pin{}, errRefused
+	}
+	pin := d.report.Trust.Pins[i]
+	d.report.Trust.Pins = slices.Delete(slices.Clone(d.report.Trust.Pins), i, i+1)
+	return pin, nil
+}
 
 func (d *fakeDaemon) Reload() (applied, needRestart []string, err error) {
 	d.mu.Lock()

@@ -83,6 +83,8 @@ func newRootCmd(started func()) *cobra.Command {
 		newConnectCmd(connect),
 		newForgetCmd(connect),
 		newTransportCmd(connect),
+		newIdentityCmd(connect),
+		newTrustCmd(connect),
 		newBenchCmd(connect),
 		newConfigCmd(),
 		newVersionCmd(),

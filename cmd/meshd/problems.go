@@ -274,7 +274,7 @@ func (f *findings) macs(s *Status) {
 }
 
 func (f *findings) encryption(s *Status, c ConfigReport) {
-	if !s.PasswordSet {
+	if !s.PasswordSet && len(s.Trust.Keys) == 0 {
 		f.noPassword(s)
 		return
 	}
@@ -286,10 +286,13 @@ func (f *findings) encryption(s *Status, c ConfigReport) {
 		c := &s.Connections[i]
 		switch p := c.activePath(); {
 		case p == nil:
+		case !p.Encrypted && !s.PasswordSet:
+			f.add(Warning, "unencrypted", "UNENCRYPTED: frames to %s(%s) can be read and forged on the way: over %s only a password (password_file) encrypts",
+				c.Name, c.NickName, p.Transport)
 		case !p.Encrypted:
 			f.add(Note, "plain-path", "frames to %s(%s) are not encrypted: both ends trust each other's subnet", c.Name, c.NickName)
 		case !p.Authenticated:
-			f.add(Warning, "unauthenticated-path", "UNAUTHENTICATED: frames to %s(%s) are encrypted, but it did not prove that it knows the password",
+			f.add(Warning, "unauthenticated-path", "UNAUTHENTICATED: frames to %s(%s) are encrypted, but it proved neither that it knows the password nor a key of trust.keys",
 				c.Name, c.NickName)
 		}
 	}
@@ -297,7 +300,7 @@ func (f *findings) encryption(s *Status, c ConfigReport) {
 
 // noPassword says how far the frames of an open mesh are safe.
 func (f *findings) noPassword(s *Status) {
-	const join = "no password is set (password_file), so anyone who reaches the control port may join"
+	const join = "neither a password (password_file) nor trust.keys is set, so anyone who reaches the control port may join"
 	var plain []string
 	encrypted := 0
 	for i := range s.Connections {

@@ -16,6 +16,7 @@ import (
 
 	"meshd/config"
 	"meshd/internal/frame"
+	"meshd/internal/identity"
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
@@ -66,6 +67,10 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	if err != nil {
 		return err
 	}
+	id, policy, pins, err := openTrust(cfg, log)
+	if err != nil {
+		return err
+	}
 	api, err := listenSocket(cfg.API.Socket)
 	if err != nil {
 		return err
@@ -101,6 +106,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 
 	macs := routing.NewMACTable(routing.MACConfig{Self: name})
 	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, macs: macs, port: port, sockets: newSockets(offload, log)}
+	d.identity, d.policy, d.pins = id, policy, pins
 	d.meter = measure.New(measure.Config{Self: name, Send: d.originate, Tell: d.tellMeter})
 	d.forwarder = routing.NewForwarder(routing.Config{Self: name, Port: port, MACs: macs, Local: d.meter.Take, Log: log})
 	shared, err := openMux(cfg, d.sockets, log)
@@ -121,6 +127,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	d.mesh, err = control.New(control.Config{
 		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
 		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: []control.Carrier{tcp},
+		Identity: id, Trust: policy,
 		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: d.forwarder.SetFIB,
 		Channels:   map[string]func(frame.PeerName, []byte){measure.Channel: d.meter.Told},
 		ForgetMACs: func(peers []frame.PeerName) { macs.Forget(peers...) },
@@ -141,6 +148,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	g.Go(func() error { return d.serve(ctx, api, http) })
 	g.Go(func() error { d.housekeep(ctx); return nil })
 	g.Go(func() error { memory.run(ctx); return nil })
+	g.Go(func() error { pins.Run(ctx); return nil })
 	log.Info("meshd is up", "name", name, "nickname", cfg.Nickname, "listen", cfg.Listen,
 		"bridge", port.BridgeName(), "device", port.Name(), "mtu", port.MTU(), "encrypted", cfg.Password != "")
 	if err := g.Wait(); err != nil {
@@ -155,8 +163,26 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 func settings(cfg config.Config) control.Settings {
 	return control.Settings{
 		Peers: cfg.Peers, Discovery: cfg.Discovery, ConnLimit: cfg.ConnectionLimit,
-		TrustedSubnets: cfg.TrustedSubnets, MinProtocol: cfg.MinProtocol, Passwords: control.Passwords([]byte(cfg.Password)),
+		TrustedSubnets: cfg.TrustedSubnets, MinProtocol: cfg.MinProtocol, Passwords: control.Passwords([]byte(cfg.Password), []byte(cfg.OtherPassword)),
 	}
+}
+
+// openTrust reads who we are and whom we let in.
+func openTrust(cfg config.Config, log *slog.Logger) (*identity.Identity, *identity.Policy, *identity.Pins, error) {
+	id, made, err := identity.Open(cfg.StateDir)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if made {
+		log.Info("identity made", "key", id.Public(), "state_dir", cfg.StateDir)
+	}
+	pins, err := identity.OpenPins(cfg.StateDir, log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	policy := identity.NewPolicy(pins)
+	policy.Set(cfg.Trust.Keys, cfg.Trust.Stock)
+	return id, policy, pins, nil
 }
 
 // peerName is the configured name, or the one that this host keeps.

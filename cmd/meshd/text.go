@@ -98,8 +98,28 @@ func pathCounts(s *Status) string {
 func printConnections(w io.Writer, s *Status) error {
 	var b strings.Builder
 	writeWeaveConnections(&b, newWeaveReport(s))
+	if neighbours(s) > 0 {
+		t := newTable("PEER", "NICKNAME", "AUTHENTICATION", "KEY")
+		for i := range s.Connections {
+			if c := &s.Connections[i]; c.live() {
+				t.row(c.Name, orUnknown(c.NickName), authenticationWord(c), orUnknown(c.Key))
+			}
+		}
+		b.WriteString("\n")
+		if err := t.write(&b); err != nil {
+			return err
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// authenticationWord says how it is known who a neighbour is.
+func authenticationWord(c *Connection) string {
+	if c.Authentication == "" {
+		return unauthenticated
+	}
+	return c.Authentication
 }
 
 func printPeers(w io.Writer, s *Status) error {

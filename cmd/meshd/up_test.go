@@ -114,7 +114,7 @@ func TestUpAndDown(t *testing.T) {
 	t.Setenv(socketEnv, p.socket)
 
 	stdout, stderr, code := runCLI(t.Context(), "status")
-	for _, want := range []string{"UNAUTHENTICATED: no password is set", "Name: 02:00:00:00:00:01(weave01)", "Bridge: weave (joined)", "Targets: 1"} {
+	for _, want := range []string{"UNAUTHENTICATED: neither a password", "Name: 02:00:00:00:00:01(weave01)", "Bridge: weave (joined)", "Targets: 1"} {
 		if code != exitOK || !strings.Contains(stdout, want) {
 			t.Errorf("status = %d %s\n%s\nwant %q", code, stderr, stdout, want)
 		}

@@ -26,6 +26,8 @@ type Status struct {
 	Protocol       ProtocolRange   `json:"protocol"`
 	ControlPort    int             `json:"control_port"`
 	PasswordSet    bool            `json:"password_set"`
+	Identity       string          `json:"identity"` // our public key
+	Trust          TrustView       `json:"trust"`
 	Discovery      bool            `json:"discovery"`
 	ConnLimit      int             `json:"connection_limit"`
 	TrustedSubnets []string        `json:"trusted_subnets"`
@@ -62,18 +64,22 @@ type Connection struct {
 	Outbound bool   `json:"outbound"`
 	State    string `json:"state"` // in weave's words
 
-	Name       string     `json:"name,omitempty"`
-	NickName   string     `json:"nickname,omitempty"`
-	UID        uint64     `json:"uid,string,omitempty"`
-	Kind       string     `json:"kind,omitempty"` // meshd or weave
-	Protocol   int        `json:"protocol,omitempty"`
-	Encrypted  bool       `json:"control_encrypted"`
-	Since      *time.Time `json:"since,omitempty"`
-	Sessioned  bool       `json:"control_connected"`
-	ControlRTT *float64   `json:"control_rtt_ms"`
-	Transport  string     `json:"transport,omitempty"` // of the path in use
-	MTU        *int       `json:"mtu"`
-	Paths      []Path     `json:"paths,omitempty"`
+	Name      string `json:"name,omitempty"`
+	NickName  string `json:"nickname,omitempty"`
+	UID       uint64 `json:"uid,string,omitempty"`
+	Kind      string `json:"kind,omitempty"` // meshd or weave
+	Protocol  int    `json:"protocol,omitempty"`
+	Encrypted bool   `json:"control_encrypted"`
+	Key       string `json:"key,omitempty"` // of the neighbour, which has proved that it holds it
+	// Authentication says how it is known who the neighbour is: "trusted key",
+	// "password", or "" for not at all.
+	Authentication string     `json:"authentication,omitempty"`
+	Since          *time.Time `json:"since,omitempty"`
+	Sessioned      bool       `json:"control_connected"`
+	ControlRTT     *float64   `json:"control_rtt_ms"`
+	Transport      string     `json:"transport,omitempty"` // of the path in use
+	MTU            *int       `json:"mtu"`
+	Paths          []Path     `json:"paths,omitempty"`
 
 	Error   string     `json:"error,omitempty"`
 	NextTry *time.Time `json:"next_try,omitempty"`
@@ -213,6 +219,7 @@ func newStatus(r Report, now time.Time) Status {
 		Name: m.Self.Name.String(), NickName: clean(m.Self.NickName),
 		Protocol:    ProtocolRange{Min: m.MinProtocol, Max: m.MaxProtocol},
 		ControlPort: m.Port, PasswordSet: m.Encrypted, Discovery: m.Discovery, ConnLimit: m.ConnLimit,
+		Identity: r.Trust.Identity.String(), Trust: newTrustView(r.Trust),
 		TrustedSubnets: each(m.TrustedSubnets, netip.Prefix.String),
 		ConfigFile:     r.Config.File,
 		Targets:        each(m.Targets, newTarget),
@@ -247,6 +254,10 @@ func newConnection(c control.ConnectionSnapshot) Connection {
 	v.Kind = kindOf(c.Native)
 	v.Protocol, v.Encrypted, v.Since = c.Version, c.Encrypted, known(c.Since)
 	v.Sessioned = !c.Unsessioned
+	v.Authentication = string(c.Authentication)
+	if c.Key != nil {
+		v.Key = c.Key.String()
+	}
 	v.ControlRTT = milliseconds(c.TCPRTT)
 	v.Transport, v.MTU = c.Transport, known(c.MTU)
 	v.Paths = each(c.Paths, func(p transport.PathStats) Path { return newPath(p, c.Native, c.TCPRTT) })
