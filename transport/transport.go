@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"time"
 
@@ -80,6 +81,7 @@ type Session struct {
 	Local, Remote Peer
 	UID           uint64         // connection UID, weave protocol section 1.7
 	Dialled       bool           // we opened the control connection
+	Stream        net.Conn       // what the session rides on, not to be read or written
 	LocalAddr     netip.AddrPort // our end of the control connection
 	RemoteAddr    netip.AddrPort // the other end; ephemeral port unless Dialled
 	// Key seals weave's sleeve (section 1.6); nil: plain, by lack of a password

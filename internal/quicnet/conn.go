@@ -156,9 +156,18 @@ func (c *Conn) ExportKeyingMaterial(label string, context []byte, length int) ([
 	return s.ExportKeyingMaterial(label, context, length)
 }
 
+// ErrTooBig says that a datagram is longer than the connection carries now.
+var ErrTooBig = errors.New("datagram is longer than the connection carries")
+
 // SendDatagram sends a datagram (RFC 9221). It waits while many are queued. b is
-// copied.
-func (c *Conn) SendDatagram(b []byte) error { return c.q.SendDatagram(b) }
+// copied. Errors: ErrTooBig; every other one means that the connection is closed.
+func (c *Conn) SendDatagram(b []byte) error {
+	err := c.q.SendDatagram(b)
+	if _, ok := err.(*quic.DatagramTooLargeError); ok {
+		return ErrTooBig
+	}
+	return err
+}
 
 // ReceiveDatagram waits for a datagram.
 func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) { return c.q.ReceiveDatagram(ctx) }
@@ -177,6 +186,9 @@ func (atOnce) Value(any) any               { return nil }
 
 // past is closed, and never changes.
 var past = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// Stats are quic-go's figures of the connection.
+func (c *Conn) Stats() quic.ConnectionStats { return c.q.ConnectionStats() }
 
 // DatagramRoom is how many bytes a datagram may have now. It grows while the MTU
 // of the way is being found.
