@@ -17,6 +17,7 @@ type Config struct {
 	Bridge          Bridge
 	TAP             TAP
 	UDP             UDP
+	QUIC            QUIC
 	Peers           []string // host[:port] each, as ParsePeer reads them
 	PasswordFile    string
 	Password        Secret // empty: the mesh is not encrypted by password
@@ -54,6 +55,11 @@ type UDP struct {
 	Offload Switch
 }
 
+// QUIC is what the transport and carrier quic has besides UDP's port.
+type QUIC struct {
+	Listen []string // [address]:port each
+}
+
 // Switch says whether something that the kernel may have is used.
 type Switch string
 
@@ -84,7 +90,7 @@ func Default() Config {
 		UDP:             UDP{Listen: ":6785", Offload: Auto},
 		MinProtocol:     1,
 		StateDir:        "/var/lib/meshd",
-		Transports:      []string{"punch", "sleeve"},
+		Transports:      []string{"punch", "quic", "sleeve"},
 		Discovery:       true,
 		ConnectionLimit: 200,
 		API:             API{Socket: "/run/meshd.sock"},

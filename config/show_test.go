@@ -25,6 +25,8 @@ tap:
 udp:
     listen: :6785 # default
     offload: auto # default
+quic:
+    listen: [] # default
 peers: # /etc/meshd.yaml:3
     - a
     - '[fd00::1]:1'
@@ -34,6 +36,7 @@ state_dir: /var/lib/meshd # default
 trusted_subnets: [] # default
 transports: # default
     - punch
+    - quic
     - sleeve
 discovery: true # default
 connection_limit: 200 # default

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"slices"
+	"time"
+
+	"meshd/config"
+	"meshd/internal/mux"
+	"meshd/internal/quicnet"
+	"meshd/internal/udp"
+	"meshd/transport/quic"
+)
+
+// openQUIC makes the QUIC endpoint on the shared port and the ports of quic.listen,
+// whose muxes are returned for the caller to run. All is nil where the transport is
+// not configured.
+func openQUIC(cfg config.Config, shared *mux.Mux, s *sockets, log *slog.Logger) (_ *quicnet.Endpoint, more []*mux.Mux, err error) {
+	if !slices.Contains(cfg.Transports, quic.Name) {
+		return nil, nil, nil
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeMuxes(more))
+		}
+	}()
+	for _, address := range cfg.QUIC.Listen {
+		conns, err := s.listen("quic.listen", address)
+		if err != nil {
+			return nil, more, err
+		}
+		m, err := mux.New(each(conns, func(c *udp.Conn) mux.Socket { return c }), log)
+		if err != nil {
+			return nil, more, err
+		}
+		more = append(more, m)
+	}
+	cert, err := hostCertificate()
+	if err != nil {
+		return nil, more, fmt.Errorf("make the host's certificate: %w", err)
+	}
+	e, err := quicnet.New(quicnet.Config{Muxes: append([]*mux.Mux{shared}, more...), Certificate: cert, Log: log})
+	return e, more, err
+}
+
+func closeMuxes(ms []*mux.Mux) error {
+	var errs []error
+	for _, m := range ms {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// certificateLife is how long a certificate is valid: it is made at each start.
+const certificateLife = 10 * 365 * 24 * time.Hour
+
+// hostCertificate makes what the host shows to others over QUIC, with a key of this
+// process.
+func hostCertificate() (tls.Certificate, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	now := time.Now()
+	leaf := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.Add(certificateLife)}
+	der, err := x509.CreateCertificate(rand.Reader, leaf, leaf, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
