@@ -170,22 +170,13 @@ func (c *Conn) SendDatagram(b []byte) error {
 }
 
 // ReceiveDatagram waits for a datagram.
-func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) { return c.q.ReceiveDatagram(ctx) }
-
-// TryReceiveDatagram gives a datagram that is there; nil: there is none.
-func (c *Conn) TryReceiveDatagram() ([]byte, error) { return c.q.ReceiveDatagram(atOnce{}) }
-
-// atOnce is a context in which nothing is waited for, and what is there is taken:
-// quic-go looks at Err before, and at Done after it has found nothing.
-type atOnce struct{ context.Context }
-
-func (atOnce) Deadline() (time.Time, bool) { return time.Time{}, false }
-func (atOnce) Done() <-chan struct{}       { return past }
-func (atOnce) Err() error                  { return nil }
-func (atOnce) Value(any) any               { return nil }
-
-// past is closed, and never changes.
-var past = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+func (c *Conn) ReceiveDatagram(ctx context.Context) ([]byte, error) {
+	b, err := c.q.ReceiveDatagram(ctx)
+	if err == nil {
+		c.e.received.Add(1)
+	}
+	return b, err
+}
 
 // Stats are quic-go's figures of the connection.
 func (c *Conn) Stats() quic.ConnectionStats { return c.q.ConnectionStats() }

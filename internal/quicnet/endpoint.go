@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -56,6 +57,8 @@ type Endpoint struct {
 	sessions chan *Stream  // any connection sends, Accept receives; full: the stream is refused
 	paths    func(*Stream) // takes path streams; nil: nobody does. Written before Run
 
+	received atomic.Uint64 // datagrams (RFC 9221)
+
 	mu         sync.Mutex // guards below
 	transports []*quic.Transport
 	open       map[*Conn]struct{}
@@ -76,7 +79,7 @@ func New(c Config) (*Endpoint, error) {
 		admitted: newAdmission(), sessions: make(chan *Stream, maxSessions), open: map[*Conn]struct{}{},
 	}
 	for _, m := range c.Muxes {
-		p, err := newPacketConn(m)
+		p, err := newPacketConn(m, &e.received)
 		if err != nil {
 			return nil, errors.Join(err, e.Close())
 		}

@@ -20,6 +20,17 @@ const (
 	maxAddresses = 256  // that are remembered, to allocate each once
 )
 
+// quic-go drops, uncounted, what comes while 128 datagrams (RFC 9221) of a
+// connection wait to be received. Its own goroutine reads packets without a pause
+// and may keep who receives from running. So no more than inHand packets are given
+// to it before they were received, or patience is over: packets need not have
+// datagrams.
+const (
+	inHand    = 96
+	patience  = 300 * time.Microsecond
+	lookAgain = 30 * time.Microsecond
+)
+
 // slot is a datagram in the queue.
 type slot struct {
 	buf  []byte // of capacity maxQUIC; nil: not used yet
@@ -37,6 +48,9 @@ type packetConn struct {
 	dropped atomic.Uint64
 	writers sync.Pool // of *writer
 
+	received *atomic.Uint64 // datagrams (RFC 9221), on all connections
+	given    uint64         // packets to quic-go, from where received stood; its reader's
+
 	mu      sync.Mutex // guards below
 	ring    [maxQueued]slot
 	head, n int
@@ -47,8 +61,8 @@ type packetConn struct {
 }
 
 // newPacketConn makes itself the mux's handler of QUIC. The mux must not run yet.
-func newPacketConn(m *mux.Mux) (*packetConn, error) {
-	c := &packetConn{mux: m, known: map[netip.AddrPort]*net.UDPAddr{}, filled: make(chan struct{}, 1)}
+func newPacketConn(m *mux.Mux, received *atomic.Uint64) (*packetConn, error) {
+	c := &packetConn{mux: m, received: received, known: map[netip.AddrPort]*net.UDPAddr{}, filled: make(chan struct{}, 1)}
 	c.writers.New = func() any { return &writer{} }
 	for _, ip := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		if s := m.Socket(netip.AddrPortFrom(ip, m.Port())); s != nil && c.local == nil {
@@ -117,6 +131,7 @@ func (c *packetConn) rouse() {
 
 // pop waits for datagrams and calls each for as many as there are, up to limit.
 func (c *packetConn) pop(limit int, each func(i int, s *slot)) (int, error) {
+	c.hold()
 	for {
 		c.mu.Lock()
 		switch {
@@ -134,10 +149,27 @@ func (c *packetConn) pop(limit int, each func(i int, s *slot)) (int, error) {
 			c.head = (c.head + n) % maxQueued
 			c.n -= n
 			c.mu.Unlock()
+			c.given += uint64(n)
 			return n, nil
 		}
 		c.mu.Unlock()
 		<-c.filled
+	}
+}
+
+// hold waits while quic-go has many packets in hand.
+func (c *packetConn) hold() {
+	for waited := time.Duration(0); ; waited += lookAgain {
+		now := c.received.Load()
+		if c.given < now+inHand {
+			c.given = max(c.given, now)
+			return
+		}
+		if waited >= patience {
+			c.given = now
+			return
+		}
+		time.Sleep(lookAgain)
 	}
 }
 

@@ -242,7 +242,9 @@ func (p *path) take(conn *quicnet.Conn) error {
 	}
 	p.tx.open(b)
 	p.wg.Go(func() { p.feed(ctx, b) })
-	p.wg.Go(func() { p.receive(ctx, b) })
+	a := &arrivals{more: make(chan struct{}, 1)}
+	p.wg.Go(func() { p.drain(ctx, b, a) })
+	p.wg.Go(func() { p.receive(ctx, a) })
 	p.rouse()
 	return nil
 }

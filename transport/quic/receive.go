@@ -10,9 +10,12 @@ import (
 	"meshd/transport"
 )
 
-// deliverMax is how many datagrams are taken at once, before their packets are
-// delivered: quic-go keeps 128.
-const deliverMax = 128
+// Bounds of what was received: datagrams that wait to be delivered, about 3 MB of
+// them; and those that are delivered at once.
+const (
+	maxArrived = 2048
+	deliverMax = 256
+)
 
 // receiver puts together what came in fragments.
 type receiver struct {
@@ -41,9 +44,43 @@ type reading struct {
 	frames, bytes int
 }
 
-// receive delivers what comes over a connection until ctx is done or it ends.
-func (p *path) receive(ctx context.Context, b *bound) {
-	r := &reading{p: p}
+// arrivals are datagrams between quic-go and who delivers them. quic-go keeps 128,
+// and drops what comes then without counting it: a write to the port takes longer
+// than they take to arrive.
+type arrivals struct {
+	more chan struct{} // who drains sends, who delivers receives; full: it will look anyway
+
+	mu      sync.Mutex // guards waiting
+	waiting [][]byte
+}
+
+// add keeps a datagram; false: there are too many.
+func (a *arrivals) add(d []byte) bool {
+	a.mu.Lock()
+	ok := len(a.waiting) < maxArrived
+	if ok {
+		a.waiting = append(a.waiting, d)
+	}
+	a.mu.Unlock()
+	select {
+	case a.more <- struct{}{}:
+	default:
+	}
+	return ok
+}
+
+// swap takes all that waits, and leaves empty as memory for what comes.
+func (a *arrivals) swap(empty [][]byte) [][]byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	got := a.waiting
+	a.waiting = empty
+	return got
+}
+
+// drain takes what comes over a connection as soon as it comes, until ctx is done
+// or the connection ends.
+func (p *path) drain(ctx context.Context, b *bound, a *arrivals) {
 	for {
 		d, err := b.conn.ReceiveDatagram(ctx)
 		if ctx.Err() != nil {
@@ -53,18 +90,33 @@ func (p *path) receive(ctx context.Context, b *bound) {
 			p.broken(b, err)
 			return
 		}
-		r.now = time.Now()
-		n := 0
-		for d != nil {
-			r.datagram(d)
-			if n++; n == deliverMax {
-				break
-			}
-			if d, err = b.conn.TryReceiveDatagram(); err != nil {
-				break // it is met again above
-			}
+		if !a.add(d) {
+			p.session.Counters.Rx.Drop(transport.DropQueueFull, 1)
 		}
-		r.deliver(n)
+	}
+}
+
+// receive delivers what was drained until ctx is done.
+func (p *path) receive(ctx context.Context, a *arrivals) {
+	r := &reading{p: p}
+	var ds [][]byte
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.more:
+		}
+		ds = a.swap(ds[:0])
+		r.now = time.Now()
+		for rest := ds; len(rest) > 0 && ctx.Err() == nil; {
+			n := min(len(rest), deliverMax)
+			for _, d := range rest[:n] {
+				r.datagram(d)
+			}
+			r.deliver(n)
+			rest = rest[n:]
+		}
+		clear(ds)
 	}
 }
 
