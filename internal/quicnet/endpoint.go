@@ -33,6 +33,13 @@ const (
 	keepAlive    = 3 * time.Second
 )
 
+// connIDLen is the length in bytes of our connection IDs. quic-go sends packets in
+// one run only as long as each has exactly the largest size, and takes datagrams of
+// up to 37 bytes less. A packet with the longest datagram has the type, a packet
+// number of 2 bytes, the frame's type and the tag besides: 20 bytes. With an ID of
+// the other 17 bytes it has the largest size; with another there is no run at all.
+const connIDLen = 17
+
 // ErrNotRunning is what a call returns before Run or after it.
 var ErrNotRunning = errors.New("the QUIC endpoint does not run")
 
@@ -154,7 +161,7 @@ func (e *Endpoint) start(ctx context.Context, wg *sync.WaitGroup) (listeners []*
 		return nil, errors.New("quic: Run was called twice")
 	}
 	for _, p := range e.conns {
-		t := &quic.Transport{Conn: p, VerifySourceAddress: e.admitted.unverified, ConnContext: e.admitted.enter}
+		t := &quic.Transport{Conn: p, ConnectionIDLength: connIDLen, VerifySourceAddress: e.admitted.unverified, ConnContext: e.admitted.enter}
 		e.transports = append(e.transports, t)
 		l, err := t.Listen(e.tls, quicConfig())
 		if err != nil {
