@@ -26,6 +26,7 @@ const (
 	eagerEvery = 100 * time.Millisecond // between probes to begin with
 	eagerFor   = time.Second
 	roomEvery  = 200 * time.Millisecond // how often the connection's MTU is looked at
+	roomEager  = 20 * time.Millisecond  // the same of a new connection
 	shortFor   = 3 * time.Second        // an MTU below the connection's, until that is given up
 	breakEvery = 10 * time.Second
 )

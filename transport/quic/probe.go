@@ -71,6 +71,10 @@ func (p *path) lookAtRoom(now time.Time) {
 		return
 	}
 	p.roomAt = now.Add(roomEvery)
+	if now.Sub(b.since) < eagerFor { // quic-go goes on with its search when it sends
+		p.roomAt = now.Add(roomEager)
+		p.tx.note([]byte{padding, 0, 0, 0})
+	}
 	if room != 0 && room != p.room {
 		p.room = room
 		p.pmtu.SetRoute(now, room)

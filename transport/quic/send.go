@@ -2,6 +2,7 @@ package quic
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
@@ -19,6 +20,14 @@ const (
 	maxWait    = 400 * time.Millisecond // of a datagram with frames
 	takeAtOnce = 64                     // datagrams
 	roomMax    = 1452                   // bytes: more than quic-go's largest datagram
+)
+
+// padding is the type of items that mean nothing. A datagram that waits behind others
+// and lacks less than a part of its length gets one: only those of the largest size
+// leave in runs.
+const (
+	padding = 0
+	padUpTo = 4
 )
 
 // hopLimit is how many neighbours a packet passes at most, where nobody has said
@@ -276,7 +285,14 @@ func (s *sender) closeLocked() {
 		return
 	}
 	s.ripenLocked()
-	s.big = s.big || len(s.lastLocked().b) > ipv6Min
+	d := s.lastLocked()
+	if room := s.limit - len(d.b); room >= encap.NativeItemHeader && room < s.limit/padUpTo && s.n > 0 {
+		at := len(d.b)
+		d.b = d.b[:s.limit]
+		clear(d.b[at:])
+		binary.BigEndian.PutUint16(d.b[at+2:], uint16(room-encap.NativeItemHeader))
+	}
+	s.big = s.big || len(d.b) > ipv6Min
 	s.filling = false
 	s.n++
 }

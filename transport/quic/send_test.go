@@ -104,6 +104,10 @@ func TestFillsDatagrams(t *testing.T) {
 			if !ok {
 				break
 			}
+			if i.Type == padding {
+				got--
+				continue
+			}
 			if pk, ok := i.Packet(); !ok || len(pk.Frame.Data) != size {
 				t.Error("a frame came out changed")
 			}
