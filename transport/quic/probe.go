@@ -39,9 +39,6 @@ func (p *path) testLocked(now time.Time, o *orders) {
 	if !p.life.Up || p.bound == nil || p.room == 0 {
 		return
 	}
-	if p.tx.large() {
-		p.pmtu.Doubt(now)
-	}
 	o.tests = p.pmtu.Next(now, nil)
 	switch {
 	case p.pmtu.MTU() >= p.pmtu.Limit(p.room):
@@ -157,6 +154,9 @@ func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 	sent, ok := p.prober.Replied(now, a.Sequence)
 	if ok {
 		p.life.Replied(sent)
+		if p.tx.large() { // while there are any, it is verified that they arrive
+			p.pmtu.Doubt(now)
+		}
 	}
 	down := !p.life.Up
 	p.mu.Unlock()
