@@ -19,6 +19,7 @@ type Config struct {
 	TAP             TAP
 	UDP             UDP
 	Peers           []string // as ParsePeer reads them
+	QUIC            QUIC
 	PasswordFile    string
 	Password        Secret // empty: the mesh is not encrypted by password
 	OtherPassword   Secret // accepted too, second line of PasswordFile; empty: none
@@ -57,6 +58,11 @@ type UDP struct {
 	Offload Switch
 }
 
+// QUIC is what the transport and carrier quic has besides UDP's port.
+type QUIC struct {
+	Listen []string // [address]:port each
+}
+
 // Switch says whether something that the kernel may have is used.
 type Switch string
 
@@ -93,7 +99,7 @@ func Default() Config {
 		UDP:             UDP{Listen: ":6785", Offload: Auto},
 		MinProtocol:     1,
 		StateDir:        "/var/lib/meshd",
-		Transports:      []string{"punch", "sleeve"},
+		Transports:      []string{"punch", "quic", "sleeve"},
 		Discovery:       true,
 		ConnectionLimit: 200,
 		API:             API{Socket: "/run/meshd.sock"},

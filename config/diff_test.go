@@ -33,7 +33,7 @@ func TestDiff(t *testing.T) {
 		{"min_protocol", func(c *Config) { c.MinProtocol = 2 }, true, "1", "2"},
 		{"state_dir", func(c *Config) { c.StateDir = "/x" }, false, "/var/lib/meshd", "/x"},
 		{"trusted_subnets", func(c *Config) { c.TrustedSubnets = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }, true, "[]", "[10.0.0.0/8]"},
-		{"transports", func(c *Config) { c.Transports = []string{"x"} }, false, "[punch, sleeve]", "[x]"},
+		{"transports", func(c *Config) { c.Transports = []string{"x"} }, false, "[punch, quic, sleeve]", "[x]"},
 		{"discovery", func(c *Config) { c.Discovery = false }, true, "true", "false"},
 		{"connection_limit", func(c *Config) { c.ConnectionLimit = 1 }, true, "200", "1"},
 		{"api.socket", func(c *Config) { c.API.Socket = "/x" }, false, "/run/meshd.sock", "/x"},

@@ -59,6 +59,7 @@ var keys = []key{
 	switchKey("tap.offload", "super-frames on our port: auto, on or off", func(c *Config) *Switch { return &c.TAP.Offload }),
 	textKey("udp.listen", "[address]:port for all transports but sleeve", false, func(c *Config) *string { return &c.UDP.Listen }, checkListen),
 	switchKey("udp.offload", "runs of datagrams in one system call: auto, on or off", func(c *Config) *Switch { return &c.UDP.Offload }),
+	listKey("quic.listen", "more [address]:port for QUIC, which has udp.listen too", false, func(c *Config) *[]string { return &c.QUIC.Listen }, checkListen),
 	listKey("peers", "peers to connect to, host[:port] or quic://host[:port] each", true, func(c *Config) *[]string { return &c.Peers }, checkPeer),
 	textKey("password_file", "file with the mesh's password; a second line is accepted too", true, func(c *Config) *string { return &c.PasswordFile }, nil),
 	numberKey("min_protocol", "lowest weave protocol to accept", true, func(c *Config) *int { return &c.MinProtocol }, checkProtocol),

@@ -105,6 +105,14 @@ func (c *Config) checkTogether() (faults []*FieldError) {
 		faults = append(faults, c.placed(name,
 			fault(value, fmt.Sprintf("has the port of %s as well", other), "each needs a port of its own")))
 	}
+	taken := map[uint16]string{portOf(c.Listen): "listen", portOf(c.UDP.Listen): "udp.listen"}
+	for _, l := range c.QUIC.Listen {
+		if other, ok := taken[portOf(l)]; ok {
+			faults = append(faults, c.placed("quic.listen",
+				fault(l, fmt.Sprintf("has the port of %s as well", other), "each needs a port of its own")))
+		}
+		taken[portOf(l)] = "quic.listen"
+	}
 	return faults
 }
 

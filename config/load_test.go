@@ -23,6 +23,7 @@ listen: "[::1]:7783"
 bridge: {name: mesh, mtu: 1400, create: false}
 tap: {name: tap7, offload: off}
 udp: {listen: "[::1]:7785", offload: on}
+quic: {listen: [":443", "[::1]:8443"]}
 peers: [10.142.130.16, "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"]
 min_protocol: 2
 state_dir: /tmp/meshd
@@ -40,6 +41,7 @@ func fullConfig() Config {
 		Bridge:      Bridge{Name: "mesh", MTU: 1400},
 		TAP:         TAP{Name: "tap7", Offload: Off},
 		UDP:         UDP{Listen: "[::1]:7785", Offload: On},
+		QUIC:        QUIC{Listen: []string{":443", "[::1]:8443"}},
 		Peers:       []string{"10.142.130.16", "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"},
 		MinProtocol: 2, StateDir: "/tmp/meshd",
 		TrustedSubnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -107,7 +109,7 @@ func TestLoad(t *testing.T) {
 		}()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Load(writeFile(t, tt.yaml, 0o600), nil, "punch", "sleeve")
+			got, err := Load(writeFile(t, tt.yaml, 0o600), nil, "punch", "quic", "sleeve")
 			if err != nil {
 				t.Fatalf("Load() = %v", err)
 			}
@@ -133,7 +135,7 @@ func TestPrecedence(t *testing.T) {
 	if err := flags.Parse([]string{"--bridge-name", "flag", "--discovery=false"}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Load(path, flags, "punch", "sleeve")
+	c, err := Load(path, flags, "punch", "quic", "sleeve")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,6 +262,9 @@ func TestFaults(t *testing.T) {
 		{"UDP address", "udp: {listen: 6785}", "udp.listen", 1, []string{"quotes"}},
 		{"one port for two", "udp: {listen: '127.0.0.1:6783'}", "udp.listen", 1, []string{"port of listen as well"}},
 		{"the other one given", "listen: '[::1]:6785'", "listen", 1, []string{"port of udp.listen as well"}},
+		{"QUIC on the shared port", "quic: {listen: [':6785']}", "quic.listen", 1, []string{"port of udp.listen as well"}},
+		{"QUIC twice on a port", "quic: {listen: [':443', '[::1]:443']}", "quic.listen", 1, []string{"port of quic.listen as well"}},
+		{"QUIC nowhere", "quic: {listen: ['443']}", "quic.listen[0]", 1, []string{"is not an address to listen on"}},
 		{"both given", "listen: ':1'\nudp: {listen: ':1'}", "udp.listen", 2, []string{"port of listen as well"}},
 		{"MTU too small", "bridge: {mtu: 100}", "bridge.mtu", 1, []string{"576"}},
 		{"MTU too big", "bridge: {mtu: 70000}", "bridge.mtu", 1, []string{"65521"}},
@@ -278,7 +283,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeFile(t, tt.yaml, 0o600)
-			c, err := Load(path, nil, "punch", "sleeve")
+			c, err := Load(path, nil, "punch", "quic", "sleeve")
 			fs := fieldErrors(t, err)
 			if len(fs) != 1 {
 				t.Fatalf("Load() = %d faults, want 1: %v", len(fs), err)
@@ -335,7 +340,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := writeFile(t, "transprots: [sleeve]\nlisten: ':0'\ntrusted_subnets: [a, b]\npassword_file: /does/not/exist\n", 0o600)
-	_, err := Load(path, flags, "punch", "sleeve")
+	_, err := Load(path, flags, "punch", "quic", "sleeve")
 	var got []string
 	for _, f := range fieldErrors(t, err) {
 		got = append(got, fmt.Sprintf("%s:%d:%s", strings.TrimPrefix(f.Origin, path), f.Line, f.Field))
@@ -394,7 +399,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	cleanEnv(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, faults := load("fuzz", data, nil, []string{"punch", "sleeve"})
+		c, faults := load("fuzz", data, nil, []string{"punch", "quic", "sleeve"})
 		for _, x := range faults {
 			if strings.Contains(x.Error(), "\n") {
 				t.Errorf("message of more than one line: %q", x)
@@ -405,7 +410,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		// What is accepted, or was not touched by a fault, is printed so that it
 		// reads back as the same.
-		again, faults := load("again", c.Marshal(), nil, []string{"punch", "sleeve"})
+		again, faults := load("again", c.Marshal(), nil, []string{"punch", "quic", "sleeve"})
 		if len(faults) > 0 || !reflect.DeepEqual(values(c).canonical(), values(again).canonical()) {
 			t.Errorf("%v\n%s\nread back as\n%s", join(faults), c, again)
 		}
@@ -415,6 +420,7 @@ func FuzzLoad(f *testing.F) {
 // canonical has no nil lists.
 func (c Config) canonical() Config {
 	c.Peers = append([]string{}, c.Peers...)
+	c.QUIC.Listen = append([]string{}, c.QUIC.Listen...)
 	c.TrustedSubnets = append([]netip.Prefix{}, c.TrustedSubnets...)
 	return c
 }

@@ -25,6 +25,8 @@ tap:
 udp:
     listen: :6785 # default
     offload: auto # default
+quic:
+    listen: [] # default
 peers: # /etc/meshd.yaml:3
     - a
     - '[fd00::1]:1'
@@ -37,6 +39,7 @@ trust:
     stock: false # default
 transports: # default
     - punch
+    - quic
     - sleeve
 discovery: true # default
 connection_limit: 200 # default

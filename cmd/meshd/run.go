@@ -116,8 +116,19 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	if shared != nil {
 		defer shared.Close()
 	}
+	endpoint, more, err := openQUIC(cfg, id, shared, d.sockets, log)
+	if err != nil {
+		return err
+	}
+	carriers, quicPort := []control.Carrier{tcp}, uint16(0)
+	if endpoint != nil {
+		quicPort = endpoint.Port()
+		defer endpoint.Close()
+		defer closeMuxes(more)
+		carriers = append(carriers, endpoint)
+	}
 	transports, err := openTransports(transportDeps{
-		cfg: cfg, self: name, deliver: d.forwarder.FromLinks, mux: shared, sockets: d.sockets, stray: &d.stray, log: log,
+		cfg: cfg, self: name, deliver: d.forwarder.FromLinks, mux: shared, quic: endpoint, sockets: d.sockets, stray: &d.stray, log: log,
 	})
 	if err != nil {
 		return err
@@ -126,7 +137,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	memory := newMemory(cfg.StateDir, log)
 	d.mesh, err = control.New(control.Config{
 		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
-		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: []control.Carrier{tcp},
+		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: carriers, QUICPort: quicPort,
 		Identity: id, Trust: policy,
 		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: d.forwarder.SetFIB,
 		Channels:   map[string]func(frame.PeerName, []byte){measure.Channel: d.meter.Told},
@@ -140,8 +151,15 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return port.Run(ctx, d.forwarder.FromPort) })
-	if shared != nil {
-		g.Go(func() error { return shared.Run(ctx) })
+	sockets, stopSockets := ctx, func() {}
+	if endpoint != nil { // it says goodbye, and needs them to
+		sockets, stopSockets = context.WithCancel(context.WithoutCancel(ctx))
+		g.Go(func() error { defer stopSockets(); return endpoint.Run(ctx) })
+	}
+	for _, m := range append(more, shared) {
+		if m != nil {
+			g.Go(func() error { return m.Run(sockets) })
+		}
 	}
 	g.Go(func() error { return set.Run(ctx) })
 	g.Go(func() error { return d.mesh.Run(ctx) })

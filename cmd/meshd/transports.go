@@ -9,9 +9,11 @@ import (
 	"meshd/config"
 	"meshd/internal/frame"
 	"meshd/internal/mux"
+	"meshd/internal/quicnet"
 	"meshd/internal/udp"
 	"meshd/transport"
 	"meshd/transport/punch"
+	"meshd/transport/quic"
 	"meshd/transport/sleeve"
 )
 
@@ -20,7 +22,8 @@ type transportDeps struct {
 	cfg     config.Config
 	self    frame.PeerName
 	deliver frame.Handler
-	mux     *mux.Mux // nil where no configured transport shares it
+	mux     *mux.Mux          // nil where no configured transport shares it
+	quic    *quicnet.Endpoint // nil where quic is not configured
 	sockets *sockets
 	stray   *transport.Counters // what no neighbour sent
 	log     *slog.Logger
@@ -35,6 +38,9 @@ var transportMakers = []struct {
 }{
 	{"punch", true, func(d transportDeps) (transport.Transport, error) {
 		return punch.New(punch.Config{Mux: d.mux, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
+	}},
+	{"quic", true, func(d transportDeps) (transport.Transport, error) {
+		return quic.New(quic.Config{Endpoint: d.quic, Local: d.self, Deliver: d.deliver, Log: d.log})
 	}},
 	{"sleeve", false, func(d transportDeps) (transport.Transport, error) {
 		conns, err := d.sockets.listen("listen", d.cfg.Listen)

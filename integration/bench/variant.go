@@ -47,6 +47,7 @@ const (
 	sleeveName    = "sleeve"
 	sleevePWName  = "sleeve-pw"
 	punchName     = "punch"
+	quicName      = "quic"
 )
 
 // variants are all there are, in the order of the tables.

@@ -21,12 +21,12 @@ const (
 
 // receiver is the readers' side of a path.
 type receiver struct {
-	mu     sync.Mutex        // guards below: there is a reader for each address family
-	open   *encap.NativeOpen // nil: there is no key yet
-	newest uint64            // one more than the highest counter that was authentic
-	from   netip.AddrPort    // where that datagram came from
-	bad    uint32            // datagrams from there that did not open
-	parts  *assembly         // nil: no fragment has come lately
+	mu     sync.Mutex            // guards below: there is a reader for each address family
+	open   *encap.NativeOpen     // nil: there is no key yet
+	newest uint64                // one more than the highest counter that was authentic
+	from   netip.AddrPort        // where that datagram came from
+	bad    uint32                // datagrams from there that did not open
+	parts  *encap.NativeAssembly // nil: no fragment has come lately
 }
 
 // ready begins to receive.
@@ -42,7 +42,7 @@ func (x *receiver) tend(now time.Time) (epoch uint64, lost int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.parts != nil {
-		if lost = x.parts.expire(now); x.parts.bytes == 0 {
+		if lost = x.parts.Expire(now); x.parts.Empty() {
 			x.parts = nil
 		}
 	}
@@ -214,9 +214,9 @@ func (r *reader) part(p *path, i encap.NativeItem) {
 		return
 	}
 	if p.rx.parts == nil {
-		p.rx.parts = &assembly{}
+		p.rx.parts = &encap.NativeAssembly{}
 	}
-	whole, lost, ok := p.rx.parts.add(r.now, &f)
+	whole, lost, ok := p.rx.parts.Add(r.now, &f)
 	if lost > 0 {
 		p.session.Counters.Rx.Drop(transport.DropQueueFull, lost)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -214,108 +213,6 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// part is a fragment of a frame of n numbered bytes.
-func part(id uint32, offset, length, total int) *encap.NativePart {
-	data := make([]byte, length)
-	for i := range data {
-		data[i] = byte(offset + i)
-	}
-	return &encap.NativePart{
-		Packet: frame.Packet{Src: nameA, Dst: nameB, Hops: 5, Frame: plain(data)},
-		ID:     id, Offset: offset, Total: total,
-	}
-}
-
-func TestAssembly(t *testing.T) {
-	t0 := time.Unix(1000, 0)
-	var a assembly
-	rng := rand.New(rand.NewPCG(1, 1))
-	for id := range uint32(200) {
-		total := 14 + rng.IntN(maxFrame-14)
-		unit := (8 + rng.IntN(3000)) &^ 7
-		var parts []*encap.NativePart
-		for at := 0; at < total; at += unit {
-			parts = append(parts, part(id, at, min(unit, total-at), total))
-		}
-		rng.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
-		for i, f := range parts {
-			whole, lost, ok := a.add(t0, f)
-			if !ok || lost != 0 || (whole != nil) != (i == len(parts)-1) {
-				t.Fatalf("part %d of %d: whole %v, lost %d, ok %v", i, len(parts), whole != nil, lost, ok)
-			}
-			if whole != nil && !bytes.Equal(whole, part(0, 0, total, total).Packet.Frame.Data) {
-				t.Fatal("put together wrongly")
-			}
-		}
-		if a.bytes != 0 {
-			t.Fatalf("%d bytes are held for nothing", a.bytes)
-		}
-	}
-}
-
-func TestAssemblyRefuses(t *testing.T) {
-	t0 := time.Unix(1000, 0)
-	change := func(f *encap.NativePart, how func(*encap.NativePart)) *encap.NativePart { how(f); return f }
-	for _, tt := range []struct {
-		name  string
-		parts []*encap.NativePart
-	}{
-		{"odd offset", []*encap.NativePart{part(1, 4, 8, 100)}},
-		{"odd length", []*encap.NativePart{part(1, 0, 9, 100)}},
-		{"twice the same", []*encap.NativePart{part(1, 0, 16, 100), part(1, 0, 16, 100)}},
-		{"overlap", []*encap.NativePart{part(1, 0, 16, 100), part(1, 8, 16, 100)}},
-		{"another total", []*encap.NativePart{part(1, 0, 16, 100), part(1, 16, 16, 101)}},
-		{"another source", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Packet.Src++ })}},
-		{"another destination", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Packet.Dst++ })}},
-		{"another hop limit", []*encap.NativePart{part(1, 0, 16, 100), change(part(1, 16, 16, 100), func(f *encap.NativePart) { f.Packet.Hops++ })}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			var a assembly
-			for i, f := range tt.parts {
-				whole, _, ok := a.add(t0, f)
-				if whole != nil || ok != (i < len(tt.parts)-1) {
-					t.Errorf("part %d: whole %v, ok %v", i, whole != nil, ok)
-				}
-			}
-			if a.bytes != 0 {
-				t.Error("the frame is not given up")
-			}
-		})
-	}
-}
-
-func TestAssemblyBounds(t *testing.T) {
-	t0 := time.Unix(1000, 0)
-	var a assembly
-	lostAll, most := 0, 0
-	for id := range uint32(1000) {
-		_, lost, _ := a.add(t0.Add(time.Duration(id)*time.Millisecond), part(id, 0, 8, 60000))
-		lostAll += lost
-		most = max(most, a.bytes)
-	}
-	if held := 1000 - lostAll; held != maxPartBytes/60000 || most > maxPartBytes {
-		t.Errorf("%d frames held, %d bytes at most; want %d and %d", held, most, maxPartBytes/60000, maxPartBytes)
-	}
-	a = assembly{}
-	lostAll = 0
-	for id := range uint32(100) {
-		_, lost, _ := a.add(t0.Add(time.Duration(id)*time.Millisecond), part(id, 0, 8, 1000))
-		lostAll += lost
-	}
-	if lostAll != 100-maxParts {
-		t.Errorf("%d of 100 frames given up, want all but %d", lostAll, maxParts)
-	}
-	if a.find(99) == nil || a.find(100-maxParts) == nil || a.find(99-maxParts) != nil {
-		t.Error("not the oldest were given up")
-	}
-	if lost := a.expire(t0.Add(partsLive)); lost != 0 {
-		t.Errorf("%d given up too early", lost)
-	}
-	if lost := a.expire(t0.Add(time.Second + partsLive)); lost != maxParts || a.bytes != 0 {
-		t.Errorf("%d given up after their time, %d bytes left; want %d and 0", lost, a.bytes, maxParts)
-	}
-}
-
 // Lost fragments cost their frame, which is counted, and no memory for long.
 func TestLostFragments(t *testing.T) {
 	a, b := newEnds(t, Config{}, Config{})
@@ -325,11 +222,11 @@ func TestLostFragments(t *testing.T) {
 			t.Fatal("a frame came out that misses a fragment")
 		}
 	}
-	want := uint64(20 - maxParts)
+	want := uint64(20 - encap.NativePartsMax)
 	if got := drops(&b.sess.Counters.Rx)["queue-full"]; got != want {
 		t.Errorf("%d frames given up, want %d", got, want)
 	}
-	b.path.step(time.Now().Add(partsLive + time.Second))
+	b.path.step(time.Now().Add(encap.NativePartsLive + time.Second))
 	if got := drops(&b.sess.Counters.Rx)["queue-full"]; got != 20 || b.path.rx.parts != nil {
 		t.Errorf("%d frames given up, want 20; memory is held: %v", got, b.path.rx.parts != nil)
 	}

@@ -27,9 +27,6 @@ const hopLimit = 32
 // ipv6Min is the MTU that IPv6 asks of every link.
 const ipv6Min = frame.MinMTUIPv6
 
-// maxFrame is the longest frame that fragments can tell the length of.
-const maxFrame = 65535
-
 // outbox collects datagrams until they are flushed. They lie behind each other,
 // each sealed in place as soon as it is complete, so that the socket takes equal
 // ones as one piece.
@@ -182,7 +179,7 @@ func (s *sender) oversizeLocked(p *frame.Packet) error {
 		s.counters.Tx.Drop(transport.DropTooBig, s.cutter.Segments())
 		tags := (c.L3 - frame.HeaderLen) / frame.VLANTagLen
 		return s.tooBig[min(tags, len(s.tooBig)-1)]
-	case size > maxFrame:
+	case size > encap.NativeFrameMax:
 		s.counters.Tx.Drop(transport.DropTooBig, s.cutter.Segments())
 		return nil
 	}
@@ -201,7 +198,7 @@ func (s *sender) oversizeLocked(p *frame.Packet) error {
 func (s *sender) fragmentLocked(p *frame.Packet) {
 	s.fragment++
 	f := encap.NativePart{Packet: *p, ID: s.fragment, Total: len(s.whole)}
-	room := (s.limit - encap.NativeOverhead - encap.NativeFragmentHeader) &^ (partUnit - 1)
+	room := (s.limit - encap.NativeOverhead - encap.NativeFragmentHeader) &^ (encap.NativePartUnit - 1)
 	for f.Offset < f.Total {
 		n := min(room, f.Total-f.Offset)
 		f.Packet.Frame = frame.Frame{Data: s.whole[f.Offset : f.Offset+n]}

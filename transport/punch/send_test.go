@@ -182,7 +182,7 @@ func TestFragments(t *testing.T) {
 	a, b := newEnds(t, Config{}, Config{})
 	for _, f := range []frame.Frame{
 		plain(transporttest.Frame(1, mtu+frame.HeaderLen+1)), plain(transporttest.Frame(2, 9000)),
-		plain(transporttest.Frame(3, maxFrame)), plain(transporttest.IPv4Frame(4, 65000, false)),
+		plain(transporttest.Frame(3, encap.NativeFrameMax)), plain(transporttest.IPv4Frame(4, 65000, false)),
 		noDF(transporttest.UDP(5, 5000, 0, false)),
 		noDF(transporttest.UDP(6, 20000, 4000, false)),
 	} {
@@ -214,7 +214,7 @@ func TestFragments(t *testing.T) {
 	if tx, rx := a.sess.Counters.Tx.Stats(), b.sess.Counters.Rx.Stats(); tx.Frames != 10 || rx.Frames != 10 || tx.Bytes != rx.Bytes {
 		t.Errorf("sent %+v, received %+v, want 10 frames of the same bytes", tx, rx)
 	}
-	big := plain(make([]byte, maxFrame+1))
+	big := plain(make([]byte, encap.NativeFrameMax+1))
 	big.Data[0] = 2
 	if ms := a.send(t, b, big); len(ms) != 0 || drops(&a.sess.Counters.Tx)["too-big"] != 1 {
 		t.Errorf("a frame too long for fragments took %d datagrams, drops %v", len(ms), drops(&a.sess.Counters.Tx))

@@ -88,7 +88,7 @@ func (s suite) superFrames(t *testing.T) {
 	for _, f := range supers(c.A.State().MTU) { // one by one
 		sendFrame(t, p.A, p.B, c.A.Path, f)
 		send(t, c.A.Path)
-		wait(rtt)
+		wait(rtt + s.traits.Delay)
 		sameFrames(t, p.B.Take(), []frame.Frame{f})
 	}
 	var sent []frame.Frame
@@ -103,7 +103,7 @@ func (s suite) superFrames(t *testing.T) {
 		}
 	}
 	send(t, c.A.Path)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	unordered(t, whole(t, p.B.Take()), sent)
 	if got := c.A.Counters.Tx.Stats().Frames - before; got != uint64(count) {
 		t.Errorf("%d frames counted as sent, want the %d segments", got, count)
@@ -143,7 +143,7 @@ func (s suite) superTooBig(t *testing.T) {
 		}
 	}
 	send(t, c.A.Path)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	if got := p.B.Take(); len(got) != 0 {
 		t.Errorf("%d packets arrived, want none", len(got))
 	}
@@ -162,7 +162,7 @@ func (s suite) superLoss(t *testing.T) {
 		f := TCP(i, 60000, 1200, i%2 == 0)
 		sendFrame(t, p.A, p.B, c.A.Path, f)
 		send(t, c.A.Path)
-		wait(rtt)
+		wait(rtt + s.traits.Delay)
 		want := Segments(f)
 		sent += len(want)
 		for _, b := range whole(t, p.B.Take()) {
@@ -191,21 +191,21 @@ func (s suite) unfinished(t *testing.T) {
 		sendFrame(t, p.A, p.B, c.A.Path, f)
 	}
 	send(t, c.A.Path)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	sameFrames(t, p.B.Take(), sent)
 	sent = []frame.Frame{TCP(1, 0, 0, true), UDP(1, 999, 0, true), UDP(2, 1, 0, true)}
 	for _, f := range sent {
 		sendFrame(t, p.A, p.B, c.A.Path, f)
 	}
 	send(t, c.A.Path)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	sameFrames(t, p.B.Take(), sent)
 	// A checksum that is wrong is somebody's business, but not the path's.
 	wrong := frame.Frame{Data: Segments(TCP(3, 500, 0, false))[0]}
 	wrong.Data[len(wrong.Data)-1] ^= 0x55
 	sendFrame(t, p.A, p.B, c.A.Path, wrong)
 	send(t, c.A.Path)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	sameFrames(t, p.B.Take(), []frame.Frame{wrong})
 }
 
@@ -241,7 +241,7 @@ func (s suite) lies(t *testing.T) {
 		}
 	}
 	send(t, c.A.Path)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	if got := p.B.Take(); len(got) != 0 {
 		t.Errorf("%d packets arrived, want none", len(got))
 	}
@@ -261,7 +261,7 @@ func (s suite) clamps(t *testing.T) {
 	} {
 		sendFrame(t, p.A, p.B, c.A.Path, frame.Frame{Data: SYN(uint16(tt.announced), tt.v6)})
 		send(t, c.A.Path)
-		wait(rtt)
+		wait(rtt + s.traits.Delay)
 		got := whole(t, p.B.Take())
 		if len(got) != 1 {
 			t.Fatalf("%d frames arrived, want the SYN", len(got))
@@ -288,7 +288,7 @@ func (s suite) hops(t *testing.T) {
 	super := packet(p.A, p.B, nil)
 	super.Frame, super.Hops = TCP(1, 10000, 1000, false), 7
 	send(t, c.A.Path, super)
-	wait(rtt)
+	wait(rtt + s.traits.Delay)
 	got := p.B.Take()
 	if len(got) <= len(limits) {
 		t.Fatalf("%d packets arrived, want more than %d", len(got), len(limits))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -159,11 +160,19 @@ func (e *End) Take() []frame.Packet {
 // Connect opens a session and runs both its paths until the test ends.
 func (p *Pair) Connect(t *testing.T) *Conn {
 	t.Helper()
+	return p.ConnectOver(t, nil, nil)
+}
+
+// ConnectOver is Connect for a session that rides on streams of a transport's own:
+// they are told it and not used.
+func (p *Pair) ConnectOver(t *testing.T, a, b net.Conn) *Conn {
+	t.Helper()
 	p.uid++
 	c := &Conn{}
 	fromA := netip.AddrPortFrom(p.A.Addr.Addr(), 40000)
 	c.A = p.side(p.A, p.B, true, fromA, p.B.Addr)
 	c.B = p.side(p.B, p.A, false, p.B.Addr, fromA)
+	c.A.Session.Stream, c.B.Session.Stream = a, b
 	for _, x := range []struct {
 		end         *End
 		side, other *Side

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -35,6 +36,17 @@ type Traits struct {
 	Hops       bool // it carries Packet.Hops
 	// Overhead is how many bytes of IPv4 underlay packet go with an inner IP packet.
 	Overhead func(sealed bool) int
+	// Delay is how much longer than the link a burst may take, of a transport that
+	// spares the network.
+	Delay time.Duration
+	// Late is the share of datagrams that a link may cost which reorders them by
+	// more than a round trip.
+	Late float64
+	// Burst is how many datagrams at once are sure to be taken; 0: any number.
+	Burst int
+	// Slack is how many bytes the MTU may be lower than the link and Overhead allow,
+	// where the search for it ends early or has a ceiling.
+	Slack int
 }
 
 // Run is the suite that every transport passes.
@@ -129,6 +141,13 @@ func (s suite) connect(t *testing.T, change ...func(*Options)) (*Pair, *Conn) {
 	return p, c
 }
 
+// pause ends a burst after datagram n.
+func (s suite) pause(n int) {
+	if s.traits.Burst > 0 && n%s.traits.Burst == 0 {
+		wait(time.Millisecond)
+	}
+}
+
 // wait lets time pass.
 func wait(d time.Duration) { <-time.After(d) }
 
@@ -198,9 +217,7 @@ func (s suite) comesUp(t *testing.T) {
 		if st.Authenticated != s.opts.Sealed {
 			t.Errorf("authenticated = %v, want %v: both ends know the password", st.Authenticated, s.opts.Sealed)
 		}
-		if want := defaultMTU - s.traits.Overhead(s.opts.Sealed); st.MTU != want {
-			t.Errorf("MTU = %d, want %d", st.MTU, want)
-		}
+		s.found(t, "", st.MTU, defaultMTU)
 		if st.RTT < rtt || st.RTT > 2*rtt {
 			t.Errorf("RTT = %v, want about %v", st.RTT, rtt)
 		}
@@ -209,6 +226,15 @@ func (s suite) comesUp(t *testing.T) {
 		}
 	}
 	works(t, p, c)
+}
+
+// found fails unless the MTU is what an IPv4 link of link bytes leaves.
+func (s suite) found(t *testing.T, what string, mtu, link int) {
+	t.Helper()
+	want := link - s.traits.Overhead(s.opts.Sealed)
+	if mtu > want || mtu < want-s.traits.Slack {
+		t.Errorf("MTU%s = %d, want %d, or up to %d less", what, mtu, want, s.traits.Slack)
+	}
 }
 
 func (s suite) order(t *testing.T) {
@@ -265,6 +291,7 @@ func (s suite) sizes(t *testing.T) {
 	for n := frame.HeaderLen; n <= mtu+frame.HeaderLen; n++ {
 		sent = append(sent, packet(p.A, p.B, Frame(uint64(n), n)))
 		send(t, c.A.Path, sent[len(sent)-1])
+		s.pause(n)
 	}
 	wait(time.Second)
 	same(t, p.B.Take(), sent)
@@ -272,6 +299,7 @@ func (s suite) sizes(t *testing.T) {
 	for n := 28; n <= mtu; n++ {
 		sent = append(sent, packet(p.A, p.B, IPv4Frame(uint64(n), n, true)))
 		send(t, c.A.Path, sent[len(sent)-1])
+		s.pause(n)
 	}
 	wait(time.Second)
 	same(t, p.B.Take(), sent)
@@ -482,13 +510,21 @@ func (s suite) loss(t *testing.T) {
 	if mtu == 0 {
 		t.Fatal("no MTU before the loss")
 	}
-	wait(10 * time.Minute)
+	const readings = 20
+	losses := map[*Side][]float64{} // single ones may be of few probes, after a bad moment
+	for range readings {
+		wait(30 * time.Second)
+		for _, x := range c.Sides() {
+			losses[x] = append(losses[x], x.State().Loss)
+		}
+	}
 	for _, x := range c.Sides() {
 		if n := down(x); n > 0 {
 			t.Errorf("path went down %d times on a link that loses 10 %%", n)
 		}
-		if l := x.State().Loss; l < 0.04 || l > 0.45 {
-			t.Errorf("loss = %v, want about 0.19", l)
+		slices.Sort(losses[x])
+		if l := losses[x][readings/2]; l < 0.1 || l > 0.3 {
+			t.Errorf("loss = %v, want about 0.19", losses[x])
 		}
 		if x.State().MTU != mtu {
 			t.Errorf("MTU = %d, want still %d", x.State().MTU, mtu)
@@ -507,8 +543,9 @@ func (s suite) jitter(t *testing.T) {
 		wait(10 * time.Millisecond)
 	}
 	wait(time.Second)
-	if got := p.B.Take(); len(got) != len(sent) {
-		t.Errorf("%d frames arrived over a link that reorders, want %d", len(got), len(sent))
+	least := len(sent) - int(s.traits.Late*float64(len(sent)))
+	if got := p.B.Take(); len(got) > len(sent) || len(got) < least {
+		t.Errorf("%d frames arrived over a link that reorders, want %d, or at least %d", len(got), len(sent), least)
 	}
 	if down(c.A)+down(c.B) > 0 {
 		t.Error("path went down on a link that reorders")
@@ -522,23 +559,17 @@ func (s suite) blackHole(t *testing.T) {
 	hole.MTU, hole.KnownMTU = 1400, 1500
 	p.Net.Connect(p.A.Host, p.B.Host, hole)
 	wait(30 * time.Second)
-	want := 1400 - s.traits.Overhead(s.opts.Sealed)
 	for _, x := range c.Sides() {
-		if got := x.State().MTU; got != want {
-			t.Errorf("MTU of a path that drops more than 1400 bytes = %d, want %d", got, want)
-		}
+		s.found(t, " of a path that drops more than 1400 bytes", x.State().MTU, 1400)
 	}
 	told := lan
 	told.MTU = 1300
 	p.Net.Connect(p.A.Host, p.B.Host, told)
 	wait(30 * time.Second)
-	want = 1300 - s.traits.Overhead(s.opts.Sealed)
 	for _, x := range c.Sides() {
-		if got := x.State().MTU; got != want {
-			t.Errorf("MTU when the kernel knows of 1300 bytes = %d, want %d", got, want)
-		}
+		s.found(t, " when the kernel knows of 1300 bytes", x.State().MTU, 1300)
 	}
-	pk := packet(p.A, p.B, IPv4Frame(5, want, true))
+	pk := packet(p.A, p.B, IPv4Frame(5, c.A.State().MTU, true))
 	send(t, c.A.Path, pk)
 	wait(time.Second)
 	same(t, p.B.Take(), []frame.Packet{pk})
@@ -730,10 +761,10 @@ func (s suite) follows(t *testing.T) {
 
 func (s suite) ipv6(t *testing.T) {
 	p, c := s.connect(t, func(o *Options) { o.IPv6 = true })
-	want := defaultMTU - s.traits.Overhead(s.opts.Sealed) - 20
 	for _, x := range c.Sides() {
-		if st := x.State(); st.MTU != want || !st.Addr.Addr().Is6() {
-			t.Errorf("MTU over IPv6 = %d to %v, want %d", st.MTU, st.Addr, want)
+		s.found(t, " over IPv6", x.State().MTU, defaultMTU-20)
+		if addr := x.State().Addr; !addr.Addr().Is6() {
+			t.Errorf("address = %v, want one of IPv6", addr)
 		}
 	}
 	works(t, p, c)
