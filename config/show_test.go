@@ -35,6 +35,7 @@ trusted_subnets: [] # default
 transports: # default
     - punch
     - sleeve
+overrides: [] # default
 discovery: true # default
 connection_limit: 200 # default
 api:
