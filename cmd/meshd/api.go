@@ -25,6 +25,9 @@ type Daemon interface {
 	// Reload reads the configuration again. The keys that changed are in applied
 	// where the change works already, else in needRestart.
 	Reload() (applied, needRestart []string, err error)
+	// UseTransport chooses a transport for a neighbour by hand; empty: takes that
+	// back.
+	UseTransport(peer frame.PeerName, transport string) error
 	// Bench measures the way of frames to a peer, for about d.
 	Bench(ctx context.Context, peer frame.PeerName, d time.Duration) (Bench, error)
 	// Stop asks the daemon to end and returns at once.

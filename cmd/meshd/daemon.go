@@ -26,6 +26,7 @@ type daemon struct {
 	forwarder *routing.Forwarder
 	port      *tap.Port
 	sockets   *sockets
+	set       *transport.Set
 	meter     *measure.Meter
 	stray     transport.Counters
 
@@ -120,6 +121,11 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	}
 	running.Peers, running.Discovery, running.ConnectionLimit = next.Peers, next.Discovery, next.ConnectionLimit
 	running.TrustedSubnets, running.MinProtocol, running.LogLevel = next.TrustedSubnets, next.MinProtocol, next.LogLevel
+	running.Overrides = next.Overrides
+	if config.SameTransports(next.Transports, running.Transports) {
+		running.Transports = next.Transports
+	}
+	d.set.Prefer(preferences(running))
 	if err := d.mesh.Apply(settings(running)); err != nil {
 		return nil, nil, err
 	}

@@ -196,6 +196,11 @@ func (d *fakeDaemon) Connect(targets []string, replace bool) error {
 
 func (d *fakeDaemon) Forget(targets []string) error { return d.Connect(targets, false) }
 
+// UseTransport records a choice as "PEER TRANSPORT".
+func (d *fakeDaemon) UseTransport(peer frame.PeerName, name string) error {
+	return d.Connect([]string{peer.String() + " " + name}, false)
+}
+
 func (d *fakeDaemon) Reload() (applied, needRestart []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -10,13 +10,14 @@ import (
 
 // Why connections end, as status shows it.
 var (
-	errSelf      = errors.New("cannot connect to ourself")
-	errDuplicate = errors.New("another connection to the same peer is kept")
-	errReplaced  = errors.New("replaced by a newer connection to the same peer")
-	errStopping  = errors.New("meshd is stopping")
-	errLeft      = errors.New("the peer said goodbye")
-	errNoPath    = errors.New("no working forwarders to the peer")
-	errSlow      = errors.New("the peer does not take what we send: its queue is full")
+	errSelf        = errors.New("cannot connect to ourself")
+	errDuplicate   = errors.New("another connection to the same peer is kept")
+	errReplaced    = errors.New("replaced by a newer connection to the same peer")
+	errStopping    = errors.New("meshd is stopping")
+	errPreferences = errors.New("other transports are used for the peer now")
+	errLeft        = errors.New("the peer said goodbye")
+	errNoPath      = errors.New("no working forwarders to the peer")
+	errSlow        = errors.New("the peer does not take what we send: its queue is full")
 )
 
 // collisionError says that two hosts have one peer name. It is never retried:

@@ -16,7 +16,8 @@ type neighbour struct {
 	session     *session // nil: lost, the link lives on
 	addr        netip.AddrPort
 	outbound    bool
-	established bool // as our topology entry says
+	established bool   // as our topology entry says
+	switches    uint64 // of the link, as logged
 }
 
 // entry is the neighbour's connection in our topology entry.

@@ -68,18 +68,22 @@ type ConnectionSnapshot struct {
 	Outbound bool
 	State    ConnState
 	// The rest is set for live connections only.
-	Name        frame.PeerName
-	NickName    string
-	UID         uint64 // of the peer's incarnation
-	Native      bool   // the neighbour is meshd
-	Version     int    // protocol version
-	Encrypted   bool   // the control connection is
-	Since       time.Time
-	TCPRTT      time.Duration         // from the kernel's TCP_INFO; 0: unknown
-	Paths       []transport.PathStats // most preferred first
-	MTU         int                   // of the path in use; 0: unknown
-	Transport   string                // overlay name of the path in use; "" while none is up
-	Unsessioned bool                  // the control connection is lost, the path still works
+	Name      frame.PeerName
+	NickName  string
+	UID       uint64 // of the peer's incarnation
+	Native    bool   // the neighbour is meshd
+	Version   int    // protocol version
+	Encrypted bool   // the control connection is
+	Since     time.Time
+	TCPRTT    time.Duration         // from the kernel's TCP_INFO; 0: unknown
+	Paths     []transport.PathStats // most preferred first
+	MTU       int                   // of the path in use; 0: unknown
+	Transport string                // overlay name of the path in use; "" while none is up
+	// Switches counts how often frames went on over another transport, SwitchReason
+	// says why they did last.
+	Switches     uint64
+	SwitchReason string
+	Unsessioned  bool // the control connection is lost, the path still works
 	// For attempts.
 	Err     string    // why the last attempt failed
 	NextTry time.Time // zero: never, or now
