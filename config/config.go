@@ -28,6 +28,7 @@ type Config struct {
 	StateDir        string
 	TrustedSubnets  []netip.Prefix
 	Transports      []string // in order of preference
+	Overrides       []Override
 	Discovery       bool
 	ConnectionLimit int // 0: none
 	API             API

@@ -2,7 +2,9 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -31,7 +33,7 @@ func (c Config) Diff(old Config) []Change {
 		if same(was, is) || k.name == "password_file" {
 			continue
 		}
-		out = append(out, Change{Key: k.name, Old: show(was), New: show(is), Live: k.live})
+		out = append(out, Change{Key: k.name, Old: show(was), New: show(is), Live: k.live || k.name == "transports" && SameTransports(c.Transports, old.Transports)})
 	}
 	// What counts is the password, not the file that it is in.
 	if c.Password != old.Password {
@@ -51,6 +53,12 @@ func (c Config) Diff(old Config) []Change {
 	return out
 }
 
+// SameTransports reports whether two lists differ in their order at most: a reload
+// applies that.
+func SameTransports(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+}
+
 func same(a, b any) bool {
 	if x, ok := a.([]string); ok && len(x) == 0 {
 		return len(b.([]string)) == 0 // nil or empty
@@ -62,6 +70,18 @@ func show(v any) string {
 	switch x := v.(type) {
 	case []string:
 		return "[" + strings.Join(x, ", ") + "]"
+	case []any:
+		items := make([]string, len(x))
+		for i, item := range x {
+			items[i] = show(item)
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	case map[string]any:
+		var words []string
+		for _, key := range slices.Sorted(maps.Keys(x)) {
+			words = append(words, key+": "+show(x[key]))
+		}
+		return "{" + strings.Join(words, ", ") + "}"
 	case string:
 		if x == "" {
 			return `""`

@@ -126,16 +126,40 @@ func (f *file) value(name string, k, v *yaml.Node) []*FieldError {
 	return nil
 }
 
-// line is where a key's value is, or its item with that index.
-func (f *file) line(name string, item int) int {
+// line is where a key's value is, or what a way leads to from there, such as
+// "[1].transports[0]"; where that ends early, the last node on it.
+func (f *file) line(name, way string) int {
 	n := f.nodes[name]
 	if n == nil {
 		return 0
 	}
-	if n.Kind == yaml.SequenceNode && item >= 0 && item < len(n.Content) {
-		return n.Content[item].Line
+	at := n.Line
+	for _, step := range waySteps.FindAllString(way, -1) {
+		if n = child(resolve(n), step); n == nil {
+			break
+		}
+		at = n.Line
 	}
-	return n.Line
+	return at
+}
+
+var waySteps = regexp.MustCompile(`\[\d+\]|\.[^.\[]+`)
+
+// child is the item or the key's value that a step leads to, nil if there is none.
+func child(n *yaml.Node, step string) *yaml.Node {
+	if key, ok := strings.CutPrefix(step, "."); ok {
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == key {
+				return n.Content[i+1]
+			}
+		}
+		return nil
+	}
+	i, err := strconv.Atoi(strings.Trim(step, "[]"))
+	if err != nil || n.Kind != yaml.SequenceNode || i >= len(n.Content) {
+		return nil
+	}
+	return n.Content[i]
 }
 
 // unknown is the fault of a key that does not exist. Its value is not shown: it

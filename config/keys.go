@@ -22,10 +22,11 @@ const (
 	number
 	boolean
 	list
+	table // a list of sections, in a file only: []any of map[string]any
 )
 
 // key is one setting. Its value is a string, int, bool or []string outside of
-// Config, whatever it is inside.
+// Config, whatever it is inside; that of a table is []any.
 type key struct {
 	name  string // as in the file, with a dot between section and key
 	kind  kind
@@ -72,6 +73,9 @@ var keys = []key{
 		func(c *Config, v any) []*FieldError { return setKeys(&c.Trust.Keys, v.([]string)) }},
 	boolKey("trust.stock", "beside trust.keys, let peers without a key in: stock routers", true, func(c *Config) *bool { return &c.Trust.Stock }),
 	listKey("transports", "transports in order of preference", false, func(c *Config) *[]string { return &c.Transports }, nil),
+	{"overrides", table, "transports of single peers", true,
+		func(c *Config) any { return tables(c.Overrides) },
+		func(c *Config, v any) []*FieldError { return setOverrides(&c.Overrides, v.([]any)) }},
 	boolKey("discovery", "connect to peers that other peers know", true, func(c *Config) *bool { return &c.Discovery }),
 	numberKey("connection_limit", "most connections; 0: no limit", true, func(c *Config) *int { return &c.ConnectionLimit }, checkLimit),
 	textKey("api.socket", "unix socket for commands", false, func(c *Config) *string { return &c.API.Socket }, checkSocket),

@@ -67,8 +67,11 @@ func load(name string, data []byte, flags *pflag.FlagSet, transports []string) (
 	c := Default()
 	c.sources = map[string]source{}
 	for _, k := range keys {
-		bind(v, k, flags)
-		given := v.Get(k.name)
+		given := f.values[k.name]
+		if k.kind != table {
+			bind(v, k, flags)
+			given = v.Get(k.name)
+		}
 		if given == nil {
 			continue
 		}
@@ -77,6 +80,9 @@ func load(name string, data []byte, flags *pflag.FlagSet, transports []string) (
 		wrong := set(&c, k, given, s.file == nil)
 		if k.name == "transports" && len(wrong) == 0 {
 			wrong = checkTransports(c.Transports, transports)
+		}
+		if k.name == "overrides" && len(wrong) == 0 && len(faultsOf(faults, "transports")) == 0 {
+			wrong = checkOverrides(c.Overrides, c.Transports, transports)
 		}
 		if len(wrong) > 0 {
 			c = before
@@ -165,6 +171,12 @@ func nested(flat map[string]any) map[string]any {
 func misspelt(environ []string) (warnings []string) {
 	names := []string{envPrefix + "PASSWORD"}
 	for _, k := range keys {
+		if k.kind == table {
+			if os.Getenv(k.env()) != "" {
+				warnings = append(warnings, fmt.Sprintf("environment variable %s means nothing: %s is read from the file only", k.env(), k.name))
+			}
+			continue
+		}
 		names = append(names, k.env())
 	}
 	ours := map[string]bool{}

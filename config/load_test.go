@@ -28,7 +28,11 @@ peers: [10.142.130.16, "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"]
 min_protocol: 2
 state_dir: /tmp/meshd
 trusted_subnets: [10.0.0.0/8, "fd00::/8"]
-transports: [sleeve]
+transports: [sleeve, punch]
+overrides:
+- {peer: 02:00:00:00:00:05, transports: [punch]}
+- {peer: 10.1.0.0/16, transports: [punch, sleeve]}
+- {peer: "fd00::1", transports: [sleeve]}
 discovery: false
 connection_limit: 0
 api: {socket: /tmp/meshd.sock, http: "127.0.0.1:6784"}
@@ -45,9 +49,14 @@ func fullConfig() Config {
 		Peers:       []string{"10.142.130.16", "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"},
 		MinProtocol: 2, StateDir: "/tmp/meshd",
 		TrustedSubnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
-		Transports:     []string{"sleeve"},
-		API:            API{Socket: "/tmp/meshd.sock", HTTP: "127.0.0.1:6784"},
-		LogLevel:       slog.LevelDebug,
+		Transports:     []string{"sleeve", "punch"},
+		Overrides: []Override{
+			{Name: 0x02_00_00_00_00_05, Transports: []string{"punch"}},
+			{Net: netip.MustParsePrefix("10.1.0.0/16"), Transports: []string{"punch", "sleeve"}},
+			{Net: netip.MustParsePrefix("fd00::1/128"), Transports: []string{"sleeve"}},
+		},
+		API:      API{Socket: "/tmp/meshd.sock", HTTP: "127.0.0.1:6784"},
+		LogLevel: slog.LevelDebug,
 	}
 }
 
@@ -157,8 +166,12 @@ func TestPrecedence(t *testing.T) {
 // TestFlagsAndEnvironment sets every key both ways.
 func TestFlagsAndEnvironment(t *testing.T) {
 	want := fullConfig()
+	want.Overrides = nil // in files only
 	texts := map[string]string{}
 	for _, k := range keys {
+		if k.kind == table {
+			continue
+		}
 		if l, ok := k.get(&want).([]string); ok {
 			texts[k.name] = strings.Join(l, ",")
 		} else {
@@ -251,6 +264,20 @@ func TestFaults(t *testing.T) {
 		{"peer that is anyone", "peers: [0.0.0.0]", "peers[0]", 1, []string{"one host"}},
 		{"unknown transport", "transports: [sleve]", "transports[0]", 1, []string{"sleve", `"sleeve"`}},
 		{"transport twice", "transports: [sleeve, sleeve]", "transports[1]", 1, []string{"twice"}},
+		{"overrides that are no list", "overrides: {peer: 10.0.0.0/8, transports: [sleeve]}", "overrides", 1, []string{"a list"}},
+		{"override that is no section", "overrides:\n- sleeve", "overrides[0]", 2, []string{"{peer:"}},
+		{"unknown key of an override", "overrides:\n- peer: 10.0.0.0/8\n  transprots: [sleeve]\n  transports: [sleeve]", "overrides[0].transprots", 3, []string{"`transports`"}},
+		{"override for nobody", "overrides: [{transports: [sleeve]}]", "overrides[0].peer", 1, []string{"nothing"}},
+		{"override for a nickname", "overrides:\n- {peer: host7, transports: [sleeve]}", "overrides[0].peer", 2, []string{"host7", "CIDR"}},
+		{"override with host bits", "overrides:\n- {peer: 10.0.0.1/8, transports: [sleeve]}", "overrides[0].peer", 2, []string{"10.0.0.0/8"}},
+		{"override for a zone", "overrides: [{peer: 'fe80::1%eth0', transports: [sleeve]}]", "overrides[0].peer", 1, []string{"CIDR"}},
+		{"override twice", "overrides:\n- {peer: 10.0.0.1, transports: [sleeve]}\n- {peer: 10.0.0.1/32, transports: [punch]}", "overrides[1].peer", 3, []string{"twice", "overrides[0]"}},
+		{"override without transports", "overrides: [{peer: 10.0.0.1}]", "overrides[0].transports", 1, []string{"nothing", "list"}},
+		{"override with none", "overrides:\n- peer: 10.0.0.1\n  transports: []", "overrides[0].transports", 3, []string{"empty"}},
+		{"override with one twice", "overrides: [{peer: 10.0.0.1, transports: [sleeve, sleeve]}]", "overrides[0].transports[1]", 1, []string{"twice"}},
+		{"override with an unknown one", "overrides:\n- {peer: 10.0.0.1, transports: [sleeve]}\n- peer: 10.0.0.2\n  transports:\n  - sleeve\n  - pnuch", "overrides[1].transports[1]", 6, []string{"pnuch", `"punch"`}},
+		{"override with one not configured", "transports: [sleeve]\noverrides:\n- peer: 10.0.0.2\n  transports:\n  - punch", "overrides[0].transports[0]", 5, []string{"not in `transports`", "add it"}},
+		{"number in an override", "overrides:\n- peer: 10.0.0.2\n  transports: [sleeve,\n    7]", "overrides[0].transports[1]", 4, []string{`"7"`, "text"}},
 		{"no transport", "transports: []", "transports", 1, []string{"empty"}},
 		{"device name too long", "tap: {name: a-name-that-is-too-long}", "tap.name", 1, []string{"15 bytes"}},
 		{"device name with a slash", "bridge: {name: ../x}", "bridge.name", 1, []string{"network device"}},
@@ -300,7 +327,7 @@ func TestFaults(t *testing.T) {
 			if strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "\x1b") {
 				t.Errorf("message %q shows what it must not", err)
 			}
-			if !reflect.DeepEqual(values(c), Default()) && !strings.Contains(err.Error(), "as well") {
+			if !reflect.DeepEqual(values(c), Default()) && !strings.Contains(err.Error(), "as well") && !strings.Contains(tt.yaml, "transports: [sleeve]\noverrides") {
 				t.Errorf("a fault got into the settings:\n%s", c)
 			}
 		})
@@ -380,6 +407,11 @@ func TestLoadUnreadable(t *testing.T) {
 }
 
 func TestMisspeltEnvironment(t *testing.T) {
+	t.Setenv("MESHD_OVERRIDES", "x")
+	if got := misspelt(nil); len(got) != 1 || !strings.Contains(got[0], "MESHD_OVERRIDES") {
+		t.Errorf("misspelt() = %q, want a warning for a table", got)
+	}
+	t.Setenv("MESHD_OVERRIDES", "")
 	got := misspelt([]string{"MESHD_BRIGDE_NAME=x", "MESHD_PASWORD=hunter2", "MESHD_SERVICE_HOST=10.0.0.1", "MESHD_PEERS=a", "OTHER=1", ""})
 	if len(got) != 2 || !strings.Contains(got[0], "MESHD_BRIDGE_NAME") || !strings.Contains(got[1], "MESHD_PASSWORD") {
 		t.Errorf("misspelt() = %q, want warnings for two", got)
@@ -393,7 +425,7 @@ func FuzzLoad(f *testing.F) {
 	for _, s := range []string{
 		"", full, "peers: [", "a: &a [*a]", "bridge: 7", "peers: {a: b}", "<<: {peers: [a]}", "? [a]\n: b",
 		"bridge: &b {mtu: 1400}\ntap: *b", "name: !!binary aGVsbG8=", "nickname: 2020-01-01", "---\n---\n", "peers: [[a]]",
-		"password: hunter2", "listen: !!str 7", "tap: {offload: OFF}", "udp: {offload: off, listen: ':6783'}", "connection_limit: 0x10", "discovery: y", "\xff\xfe", "%YAML 1.1\n---\n{}",
+		"password: hunter2", "listen: !!str 7", "tap: {offload: OFF}", "udp: {offload: off, listen: ':6783'}", "connection_limit: 0x10", "overrides: [{peer: 10.0.0.0/8, transports: [sleeve]}, 7]", "overrides: [{peer: 1::, 2: 3}]", "overrides: &o [{<<: {peer: a}, transports: *o}]", "discovery: y", "\xff\xfe", "%YAML 1.1\n---\n{}",
 	} {
 		f.Add([]byte(s))
 	}
@@ -421,6 +453,7 @@ func FuzzLoad(f *testing.F) {
 func (c Config) canonical() Config {
 	c.Peers = append([]string{}, c.Peers...)
 	c.QUIC.Listen = append([]string{}, c.QUIC.Listen...)
+	c.Overrides = append([]Override{}, c.Overrides...)
 	c.TrustedSubnets = append([]netip.Prefix{}, c.TrustedSubnets...)
 	return c
 }

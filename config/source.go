@@ -17,16 +17,16 @@ type source struct {
 }
 
 func sourceOf(k key, flags *pflag.FlagSet, f *file) source {
-	if flags != nil {
+	if flags != nil && k.kind != table {
 		if fl := flags.Lookup(k.flag()); fl != nil && fl.Changed {
 			return source{flag: "--" + k.flag()}
 		}
 	}
-	if os.Getenv(k.env()) != "" {
+	if k.kind != table && os.Getenv(k.env()) != "" {
 		return source{env: k.env()}
 	}
 	if f.nodes[k.name] != nil {
-		return source{file: f, line: f.line(k.name, -1)}
+		return source{file: f, line: f.line(k.name, "")}
 	}
 	return source{}
 }
@@ -46,15 +46,14 @@ func (s source) String() string {
 }
 
 // place completes the faults of one key with where its value came from. Until
-// then their field is empty, or the index of a list's item.
+// then their field is empty, or the way from the key to what is wrong.
 func (s source) place(k key, faults []*FieldError) []*FieldError {
 	for _, x := range faults {
-		item := -1
-		fmt.Sscanf(x.Field, "[%d]", &item) // or it stays -1
-		x.Field = k.name + x.Field
+		way := x.Field
+		x.Field = k.name + way
 		x.Origin = s.String()
 		if s.file != nil {
-			x.Origin, x.Line = s.file.name, s.file.line(k.name, item)
+			x.Origin, x.Line = s.file.name, s.file.line(k.name, way)
 		}
 	}
 	return faults

@@ -16,6 +16,11 @@ func convert(v any, k kind, loose bool) (any, *FieldError) {
 		return toNumber(v)
 	case boolean:
 		return toBool(v)
+	case table:
+		if l, ok := v.([]any); ok {
+			return l, nil
+		}
+		return nil, wrongType(v, "a list", "")
 	}
 	if s, ok := v.(string); ok && loose {
 		return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' }), nil

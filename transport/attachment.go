@@ -4,15 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
+
+// TagUnused is the overlay control message, without a body, by which a meshd peer
+// says that it does not use the transport for the other one. No transport has this
+// tag of its own.
+const TagUnused = 255
 
 // Attachment is what one session adds to a link: a path over each transport that
 // both ends have. Its methods may be called concurrently.
 type Attachment struct {
 	link  *Link
 	slots []*slot // in the order of the common overlays
+
+	native  bool // the neighbour is meshd
+	control func(index int, tag byte, msg []byte) error
 
 	done chan struct{} // closed by Run when no path is left
 	lost chan struct{} // closed by the first Lose
@@ -50,9 +59,34 @@ func (a *Attachment) HandleControl(index int, tag byte, msg []byte) error {
 	if index < 0 || index >= len(a.slots) {
 		return fmt.Errorf("overlay control for overlay %d, only %d are in common", index, len(a.slots))
 	}
-	a.slots[index].path.HandleControl(tag, msg)
+	s := a.slots[index]
+	if tag == TagUnused {
+		a.link.mu.Lock()
+		s.refused = true
+		a.link.mu.Unlock()
+		return nil
+	}
+	if s.path != nil {
+		s.path.HandleControl(tag, msg)
+	}
 	return nil
 }
+
+// Stale reports whether the preferences have changed since the session began in
+// which transports are used for the neighbour. Only a new session changes that.
+func (a *Attachment) Stale() bool {
+	a.link.mu.Lock()
+	defer a.link.mu.Unlock()
+	for _, s := range a.slots {
+		if a.link.order.used(s.name) != (s.path != nil) {
+			return true
+		}
+	}
+	return false
+}
+
+// has reports whether a path is one of the session's.
+func (a *Attachment) has(s *slot) bool { return slices.Contains(a.slots, s) }
 
 // Lose tells the paths that the control connection is gone. Paths that still
 // work go on for at most linger; zero ends them at once.
@@ -70,7 +104,7 @@ func (a *Attachment) retireLocked(d time.Duration) {
 		for _, s := range a.slots {
 			s.cancel()
 		}
-		a.link.chooseLocked() // the ends of their Runs settle it
+		a.link.chooseLocked(false) // the ends of their Runs settle it
 		return
 	}
 	if a.retireIn != 0 && a.retireIn <= d {
@@ -91,6 +125,10 @@ func (a *Attachment) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	errs := make([]error, len(a.slots))
 	for i, s := range a.slots {
+		if s.path == nil {
+			a.tellUnused(i)
+			continue
+		}
 		pathCtx, cancel := context.WithCancel(ctx)
 		defer a.onCancel(s, cancel)()
 		wg.Go(func() {
@@ -105,6 +143,14 @@ func (a *Attachment) Run(ctx context.Context) {
 	a.err = errors.Join(errs...)
 	close(a.done)
 	a.link.remove(a)
+}
+
+// tellUnused has the neighbour know that no path of ours will answer its one. It
+// need not arrive.
+func (a *Attachment) tellUnused(index int) {
+	if a.native {
+		_ = a.control(index, TagUnused, nil)
+	}
 }
 
 // onCancel makes the slot's cancel end the path's context too, also when the

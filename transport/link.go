@@ -1,7 +1,10 @@
 package transport
 
 import (
+	"cmp"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,23 +30,41 @@ type Link struct {
 	changed func() // wakes the control plane; must not block
 	best    atomic.Pointer[slot]
 
-	mu       sync.Mutex // guards below; held for no I/O and no callback
-	sessions []*Attachment
-	counters map[string]*Counters // by transport; they outlive sessions
+	mu        sync.Mutex // guards below; held for no I/O and no callback
+	sessions  []*Attachment
+	addr      netip.Addr           // of the neighbour, in the newest session
+	counters  map[string]*Counters // by transport; they outlive sessions
+	standings map[string]*standing // likewise
+	order     order                // for this neighbour
+	timer     *time.Timer          // when a better path may take over; nil: never was one
+	openUntil time.Time            // until then a better path takes over at once
+	lastUsed  string               // transport that carried frames last
+	since     time.Time            // when lastUsed took over; zero: no path is in use
+	switches  uint64               // between transports
+	reason    string               // of the last switch
 }
 
 // slot is one path of an attachment and what it last reported.
 type slot struct {
 	name     string
-	rank     int // position in the order of preference
-	path     Path
+	path     Path // nil: not opened, the transport is not used for the neighbour
 	counters *Counters
 	cancel   func()
 	state    State
 	ended    bool
+	refused  bool // the neighbour does not use the transport for us
 }
 
 func (s *slot) usable() bool { return s.state.Up && !s.ended }
+
+// What is said of transports that preferences leave out.
+const (
+	whyUnused  = "not used for this peer (overrides)"
+	whyRefused = "the neighbour does not use it for us"
+)
+
+// unused reports whether either end leaves the transport out.
+func (s *slot) unused() bool { return s.path == nil || s.refused }
 
 var _ Sender = (*Link)(nil)
 
@@ -52,6 +73,8 @@ type LinkState struct {
 	Up        bool
 	Transport string // of the path in use; empty while none is up
 	MTU       int    // of the path in use, in bytes; 0: unknown
+	Switches  uint64 // how often frames went on over another transport
+	Reason    string // of the last switch, in words; empty: there was none
 }
 
 // Send hands the packet to the best path.
@@ -80,18 +103,20 @@ func (l *Link) State() LinkState {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s := l.best.Load()
-	if s == nil || !s.usable() {
-		return LinkState{}
+	st := LinkState{Switches: l.switches, Reason: l.reason}
+	if s != nil && s.usable() {
+		st.Up, st.Transport, st.MTU = true, s.name, s.state.MTU
 	}
-	return LinkState{Up: true, Transport: s.name, MTU: s.state.MTU}
+	return st
 }
 
 // Paths reads the paths, most preferred first: of each transport the one in use,
-// or else the newest session's.
+// or else the newest session's. Those that are not used for the neighbour come
+// last.
 func (l *Link) Paths() []PathStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	best := l.best.Load()
+	now, best := time.Now(), l.best.Load()
 	shown := map[string]*slot{}
 	for _, a := range l.sessions {
 		for _, s := range a.slots {
@@ -102,21 +127,44 @@ func (l *Link) Paths() []PathStats {
 	}
 	out := make([]PathStats, 0, len(shown))
 	for _, s := range shown {
-		out = append(out, PathStats{
-			Transport: s.name, Active: s == best, State: s.state,
-			Tx: s.counters.Tx.Stats(), Rx: s.counters.Rx.Stats(),
-		})
+		out = append(out, l.statsLocked(now, s, best))
 	}
-	slices.SortFunc(out, func(a, b PathStats) int { return shown[a.Transport].rank - shown[b.Transport].rank })
+	slices.SortFunc(out, func(a, b PathStats) int {
+		return cmp.Or(l.order.rank(a.Transport)-l.order.rank(b.Transport), strings.Compare(a.Transport, b.Transport))
+	})
 	return out
 }
 
-// countersLocked finds or makes the counters of a transport.
+// statsLocked reads one path.
+func (l *Link) statsLocked(now time.Time, s, best *slot) PathStats {
+	out := PathStats{
+		Transport: s.name, Active: s == best, State: s.state, Unused: s.unused(),
+		Pinned: s.name == l.order.pin, TakesOver: l.takesOverLocked(now, s.name, best),
+	}
+	if s.counters != nil {
+		out.Tx, out.Rx = s.counters.Tx.Stats(), s.counters.Rx.Stats()
+	}
+	if l.order.used(s.name) {
+		out.Rank = l.order.rank(s.name) + 1
+	}
+	if out.Active {
+		out.Since = l.since
+	}
+	if t := l.standings[s.name]; t != nil {
+		out.HealthySince, out.Lossy = t.healthySince, t.lossy
+	}
+	if s.refused && !s.state.Up {
+		out.State.Why = whyRefused
+	}
+	return out
+}
+
+// countersLocked finds or makes the counters of a transport, and its standing.
 func (l *Link) countersLocked(name string) *Counters {
 	c := l.counters[name]
 	if c == nil {
 		c = &Counters{}
-		l.counters[name] = c
+		l.counters[name], l.standings[name] = c, &standing{}
 	}
 	return c
 }
@@ -125,7 +173,7 @@ func (l *Link) countersLocked(name string) *Counters {
 func (l *Link) report(s *slot, st State) {
 	l.mu.Lock()
 	s.state = st
-	old := l.chooseLocked()
+	old := l.chooseLocked(false)
 	l.mu.Unlock()
 	l.settle(old)
 }
@@ -138,7 +186,7 @@ func (l *Link) ended(s *slot, err error) {
 	if err != nil {
 		s.state.Why = err.Error()
 	}
-	old := l.chooseLocked()
+	old := l.chooseLocked(false)
 	l.mu.Unlock()
 	l.settle(old)
 }
@@ -147,35 +195,9 @@ func (l *Link) ended(s *slot, err error) {
 func (l *Link) remove(a *Attachment) {
 	l.mu.Lock()
 	l.sessions = slices.DeleteFunc(l.sessions, func(x *Attachment) bool { return x == a })
-	old := l.chooseLocked()
+	old := l.chooseLocked(false)
 	l.mu.Unlock()
 	l.settle(old)
-}
-
-// chooseLocked makes the best path the one that is used: of those that are up the
-// most preferred transport's, and of one transport the newest session's. Once a
-// path of the newest session carries the link, those of older ones are retired.
-// It returns the path that was in use before, if it is another.
-func (l *Link) chooseLocked() (replaced *slot) {
-	var best *slot
-	newest := false                // best is one of the newest session
-	for i, a := range l.sessions { // newest first
-		for _, s := range a.slots {
-			if s.usable() && (best == nil || s.rank < best.rank) {
-				best, newest = s, i == 0
-			}
-		}
-	}
-	old := l.best.Swap(best)
-	if newest {
-		for _, older := range l.sessions[1:] {
-			older.retireLocked(lingerReplaced)
-		}
-	}
-	if old != best {
-		return old
-	}
-	return nil
 }
 
 // settle finishes a change outside the lock: what a replaced path had queued

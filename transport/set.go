@@ -2,8 +2,11 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -11,8 +14,12 @@ import (
 	"meshd/internal/frame"
 )
 
-// Set is the transports of this daemon, in their order of preference, and the
-// links to all neighbours. Its methods may be called concurrently.
+// ErrNotUsed says that a transport cannot be chosen for a neighbour.
+var ErrNotUsed = errors.New("cannot be used for this peer")
+
+// Set is the transports of this daemon, in the one order in which they are
+// announced, and the links to all neighbours. Its methods may be called
+// concurrently.
 type Set struct {
 	transports []Transport
 	changed    func()
@@ -20,6 +27,8 @@ type Set struct {
 	mu    sync.Mutex // guards below; taken before a Link's
 	links map[linkKey]*Link
 	users map[*Link]int // calls of Attach that are about to use a link
+	prefs Preferences
+	pins  map[frame.PeerName]string // transports chosen by hand
 }
 
 type linkKey struct {
@@ -27,15 +36,19 @@ type linkKey struct {
 	uid  uint64
 }
 
-// NewSet makes a set of transports, the most preferred first. changed is called,
-// from any goroutine, whenever the state of a link may have changed; it must not
-// block.
+// NewSet makes a set of transports. Their order is that of the handshake's
+// Overlays feature and must be the same at all peers; it is also the order of
+// preference until Prefer. changed is called, from any goroutine, whenever the
+// state of a link may have changed; it must not block.
 func NewSet(changed func(), transports ...Transport) *Set {
-	return &Set{transports: transports, changed: changed, links: map[linkKey]*Link{}, users: map[*Link]int{}}
+	return &Set{
+		transports: transports, changed: changed, links: map[linkKey]*Link{},
+		users: map[*Link]int{}, pins: map[frame.PeerName]string{},
+	}
 }
 
-// Names are the transports' names in the order of preference, which is also the
-// one fixed order of the handshake's Overlays feature.
+// Names are the transports' names in the one fixed order of the handshake's
+// Overlays feature (weave protocol, section 5: both ends count in it).
 func (s *Set) Names() []string {
 	names := make([]string, len(s.transports))
 	for i, t := range s.transports {
@@ -66,37 +79,65 @@ func (s *Set) Run(ctx context.Context) error {
 func (s *Set) Attach(sess Session, common []string, control func(index int, tag byte, msg []byte) error) (*Attachment, error) {
 	link := s.use(sess.Remote)
 	defer s.release(link)
-	a := &Attachment{link: link, done: make(chan struct{}), lost: make(chan struct{})}
+	a := &Attachment{link: link, native: sess.Native, control: control, done: make(chan struct{}), lost: make(chan struct{})}
 	sess.Done = a.lost
+	o := s.orderFor(sess.Remote.Name, sess.RemoteAddr.Addr())
 	for i, name := range common {
-		slot, err := s.open(link, sess, i, name, control)
+		slot, err := s.open(link, o, sess, i, name, control)
 		if err != nil {
 			return nil, err
 		}
 		a.slots = append(a.slots, slot)
 	}
-	link.mu.Lock()
-	link.sessions = slices.Insert(link.sessions, 0, a)
-	link.mu.Unlock()
+	if !slices.ContainsFunc(a.slots, func(s *slot) bool { return s.path != nil }) {
+		return nil, fmt.Errorf("none of the transports in common (%s) is used for %s: see overrides",
+			strings.Join(common, ", "), sess.Remote.Name)
+	}
+	s.join(link, a, sess.RemoteAddr.Addr())
 	return a, nil
 }
 
-func (s *Set) open(link *Link, sess Session, index int, name string, control func(int, byte, []byte) error) (*slot, error) {
-	rank := slices.Index(s.Names(), name)
-	if rank < 0 {
+// join adds a session's paths to the link, which goes by the neighbour's address
+// of the newest session.
+func (s *Set) join(link *Link, a *Attachment, addr netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	link.mu.Lock()
+	defer link.mu.Unlock()
+	link.addr = addr
+	link.order = s.orderLocked(link.peer.Name, addr)
+	link.sessions = slices.Insert(link.sessions, 0, a)
+}
+
+func (s *Set) open(link *Link, o order, sess Session, index int, name string, control func(int, byte, []byte) error) (*slot, error) {
+	t := s.named(name)
+	if t == nil {
 		return nil, fmt.Errorf("transport %q is not configured", name)
+	}
+	if !o.used(name) {
+		return &slot{name: name, ended: true, cancel: func() {}, state: State{Loss: -1, Why: whyUnused}}, nil
 	}
 	sess.SendControl = func(tag byte, msg []byte) error { return control(index, tag, msg) }
 	link.mu.Lock()
 	sess.Counters = link.countersLocked(name)
 	link.mu.Unlock()
-	path, err := s.transports[rank].Open(sess)
+	path, err := t.Open(sess)
 	if err != nil {
 		return nil, fmt.Errorf("open %s path to %s: %w", name, sess.Remote.Name, err)
 	}
-	slot := &slot{name: name, rank: rank, path: path, counters: sess.Counters}
+	slot := &slot{name: name, path: path, counters: sess.Counters}
 	slot.cancel = func() { slot.ended = true }
 	return slot, nil
+}
+
+// named is the transport of that name, nil if there is none.
+func (s *Set) named(name string) Transport {
+	for _, t := range s.transports {
+		if t.Name() == name {
+			return t
+		}
+	}
+	return nil
 }
 
 // use finds or makes the link to one incarnation of a neighbour and keeps it
@@ -107,7 +148,7 @@ func (s *Set) use(peer Peer) *Link {
 	key := linkKey{peer.Name, peer.UID}
 	l := s.links[key]
 	if l == nil {
-		l = &Link{peer: peer, counters: map[string]*Counters{}}
+		l = &Link{peer: peer, counters: map[string]*Counters{}, standings: map[string]*standing{}}
 		l.changed = func() { s.sweep(l); s.changed() }
 		s.links[key] = l
 	}

@@ -28,6 +28,9 @@ type Daemon interface {
 	Reload() (applied, needRestart []string, err error)
 	// ForgetKey forgets the key that a peer's name is pinned to.
 	ForgetKey(peer frame.PeerName) (identity.Pin, error)
+	// UseTransport chooses a transport for a neighbour by hand; empty: takes that
+	// back.
+	UseTransport(peer frame.PeerName, transport string) error
 	// Bench measures the way of frames to a peer, for about d.
 	Bench(ctx context.Context, peer frame.PeerName, d time.Duration) (Bench, error)
 	// Stop asks the daemon to end and returns at once.

@@ -27,6 +27,7 @@ type daemon struct {
 	forwarder *routing.Forwarder
 	port      *tap.Port
 	sockets   *sockets
+	set       *transport.Set
 	meter     *measure.Meter
 	stray     transport.Counters
 	identity  *identity.Identity
@@ -127,6 +128,11 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	running.TrustedSubnets, running.MinProtocol, running.LogLevel = next.TrustedSubnets, next.MinProtocol, next.LogLevel
 	running.Password, running.OtherPassword, running.Trust = next.Password, next.OtherPassword, next.Trust
 	d.policy.Set(running.Trust.Keys, running.Trust.Stock)
+	running.Overrides = next.Overrides
+	if config.SameTransports(next.Transports, running.Transports) {
+		running.Transports = next.Transports
+	}
+	d.set.Prefer(preferences(running))
 	if err := d.mesh.Apply(settings(running)); err != nil {
 		return nil, nil, err
 	}

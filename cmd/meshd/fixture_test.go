@@ -219,6 +219,11 @@ func (d *fakeDaemon) ForgetKey(peer frame.PeerName) (identity.Pin, error) {
 	return pin, nil
 }
 
+// UseTransport records a choice as "PEER TRANSPORT".
+func (d *fakeDaemon) UseTransport(peer frame.PeerName, name string) error {
+	return d.Connect([]string{peer.String() + " " + name}, false)
+}
+
 func (d *fakeDaemon) Reload() (applied, needRestart []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

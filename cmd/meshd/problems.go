@@ -197,14 +197,20 @@ func (f *findings) neighbours(s *Status) {
 }
 
 // fallback reports the transports before that of p, which carries the frames, that
-// do not work between us and c.
+// do not work between us and c. What an end leaves out, or an operator has chosen by
+// hand, is no fallback.
 func (f *findings) fallback(c *Connection, p *Path, who string) {
+	if p.Pinned {
+		f.add(Note, "pinned", "frames to %s go over %s, which was chosen by hand: `meshd transport use %s auto` ends that", who, p.Transport, c.Name)
+		return
+	}
+	f.pinDown(c, p, who)
 	for i := range c.Paths {
 		better := &c.Paths[i]
 		if better.Transport == p.Transport {
 			return
 		}
-		if better.Up || better.Why == "" {
+		if better.Up || better.Why == "" || better.Unused || better.Pinned {
 			continue
 		}
 		worse := ""
@@ -217,6 +223,21 @@ func (f *findings) fallback(c *Connection, p *Path, who string) {
 		}
 		f.add(Warning, "fallback", "%s to %s does not work: %s; frames go over %s%s; let UDP between us and %s pass in both directions",
 			better.Transport, who, better.Why, p.Transport, worse, at)
+	}
+}
+
+// pinDown reports a transport that was chosen by hand while p carries the frames.
+func (f *findings) pinDown(c *Connection, p *Path, who string) {
+	for i := range c.Paths {
+		pin := &c.Paths[i]
+		switch {
+		case !pin.Pinned:
+		case pin.Up:
+			f.add(Note, "pin-waits", "%s, chosen by hand for %s, works again and takes over soon; frames go over %s", pin.Transport, who, p.Transport)
+		default:
+			f.add(Warning, "pin-down", "%s, chosen by hand for %s, does not work: %s; frames go over %s until it does",
+				pin.Transport, who, pin.Why, p.Transport)
+		}
 	}
 }
 

@@ -134,6 +134,8 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 		return err
 	}
 	set := transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
+	set.Prefer(preferences(cfg))
+	d.set = set
 	memory := newMemory(cfg.StateDir, log)
 	d.mesh, err = control.New(control.Config{
 		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},

@@ -56,6 +56,7 @@ func (a *api) local() http.Handler {
 	mux.HandleFunc("POST /v1/connect", a.connect)
 	mux.HandleFunc("POST /v1/forget", a.forget)
 	mux.HandleFunc("POST /v1/trust/forget", a.forgetKey)
+	mux.HandleFunc("POST /v1/transport/use", a.useTransport)
 	mux.HandleFunc("POST /v1/reload", a.reload)
 	mux.HandleFunc("POST /v1/bench", lasting(a.bench))
 	mux.HandleFunc("POST /v1/stop", a.stop)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"meshd/tap"
 )
@@ -238,24 +239,45 @@ func printStats(w io.Writer, s *Status) error {
 				unknown, unknown, unknown, unknown, unknown, "no path yet")
 		}
 		for j := range c.Paths {
-			t.row(pathRow(c, &c.Paths[j])...)
+			t.row(pathRow(c, &c.Paths[j], s.Now)...)
 		}
 	}
 	return t.write(w)
 }
 
-func pathRow(c *Connection, p *Path) []string {
+func pathRow(c *Connection, p *Path, now time.Time) []string {
 	return []string{
 		c.Name, orUnknown(c.NickName), p.Transport, pathState(p), orUnknown(p.Address), encryptionWord(p),
 		figure(p.MTU), rttText(p), lossText(p),
 		fmt.Sprint(p.Tx.Frames), humanBytes(p.Tx.Bytes), fmt.Sprint(p.Rx.Frames), humanBytes(p.Rx.Bytes),
-		dropsText(p.Tx, p.Rx), p.Why,
+		dropsText(p.Tx, p.Rx), pathNote(p, now),
 	}
+}
+
+// pathNote says why a path is down, or why it is in use or not although it is up.
+func pathNote(p *Path, now time.Time) string {
+	var notes []string
+	add := func(note string) { notes = append(notes, note) }
+	if p.Why != "" {
+		add(p.Why)
+	}
+	if p.Pinned {
+		add("chosen by hand")
+	}
+	if p.Lossy {
+		add("loses too many probes")
+	}
+	if p.TakesOver != nil && p.HealthySince != nil {
+		add(fmt.Sprintf("healthy for %s, takes over at %s", seconds(now.Sub(*p.HealthySince)), seconds(p.TakesOver.Sub(*p.HealthySince))))
+	}
+	return strings.Join(notes, "; ")
 }
 
 // pathState says active for the path in use, standby for one that could be.
 func pathState(p *Path) string {
 	switch {
+	case p.Unused && !p.Up:
+		return "unused"
 	case !p.Up:
 		return "down"
 	case p.Active:

@@ -12,7 +12,7 @@ func newTransportCmd(connect func() *client) *cobra.Command {
 		json: func(s *Status) any { return s.Transports },
 		text: printTransports,
 	})
-	return group("transport", "Show transports and the paths over them", list, newStatsCmd(connect))
+	return group("transport", "Show and choose transports and the paths over them", list, newStatsCmd(connect), newUseCmd(connect))
 }
 
 func newStatsCmd(connect func() *client) *cobra.Command {

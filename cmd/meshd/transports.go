@@ -29,8 +29,9 @@ type transportDeps struct {
 	log     *slog.Logger
 }
 
-// transportMakers are the transports there are, one line each. Those that are
-// shared use the mux.
+// transportMakers are the transports there are, one line each, in the order in
+// which all peers announce them, whatever they prefer (weave protocol, section 5):
+// a new one goes before sleeve. Those that are shared use the mux.
 var transportMakers = []struct {
 	name   string
 	shared bool
@@ -93,21 +94,19 @@ func transportNames() []string {
 	return names
 }
 
-// openTransports opens the configured transports in their order of preference. On
-// error those opened are closed again.
+// openTransports opens the configured transports, in the order in which they are
+// announced. On error those opened are closed again.
 func openTransports(d transportDeps) (open []transport.Transport, err error) {
-	for _, name := range d.cfg.Transports {
-		for _, m := range transportMakers {
-			if m.name != name {
-				continue
-			}
-			t, err := m.open(d)
-			if err != nil {
-				closeTransports(open)
-				return nil, fmt.Errorf("open transport %s: %w", name, err)
-			}
-			open = append(open, t)
+	for _, m := range transportMakers {
+		if !slices.Contains(d.cfg.Transports, m.name) {
+			continue
 		}
+		t, err := m.open(d)
+		if err != nil {
+			closeTransports(open)
+			return nil, fmt.Errorf("open transport %s: %w", m.name, err)
+		}
+		open = append(open, t)
 	}
 	return open, nil
 }

@@ -79,7 +79,10 @@ type Connection struct {
 	ControlRTT     *float64   `json:"control_rtt_ms"`
 	Transport      string     `json:"transport,omitempty"` // of the path in use
 	MTU            *int       `json:"mtu"`
-	Paths          []Path     `json:"paths,omitempty"`
+	// Switches counts how often frames went on over another transport.
+	Switches     uint64 `json:"transport_switches"`
+	SwitchReason string `json:"transport_switch_reason,omitempty"` // of the last one
+	Paths        []Path `json:"paths,omitempty"`
 
 	Error   string     `json:"error,omitempty"`
 	NextTry *time.Time `json:"next_try,omitempty"`
@@ -95,13 +98,24 @@ type Path struct {
 	Address   string `json:"address,omitempty"`
 	Encrypted bool   `json:"encrypted"`
 	// Authenticated: only who knows the password can be at the other end.
-	Authenticated bool                `json:"authenticated"`
-	MTU           *int                `json:"mtu"`
-	RTT           *float64            `json:"rtt_ms"`
-	RTTSource     string              `json:"rtt_source,omitempty"` // probe or tcp_info
-	Loss          *float64            `json:"loss"`                 // 0 to 1
-	Tx            transport.FlowStats `json:"tx"`
-	Rx            transport.FlowStats `json:"rx"`
+	Authenticated bool     `json:"authenticated"`
+	MTU           *int     `json:"mtu"`
+	RTT           *float64 `json:"rtt_ms"`
+	RTTSource     string   `json:"rtt_source,omitempty"` // probe or tcp_info
+	Loss          *float64 `json:"loss"`                 // 0 to 1
+	// Rank is the place in the order of preference for this neighbour, from 1; 0: the
+	// transport is not used for it.
+	Rank   int  `json:"rank"`
+	Pinned bool `json:"pinned"` // chosen by hand
+	Unused bool `json:"unused"` // one end's overrides leave it out for the other
+	Lossy  bool `json:"lossy"`  // up, but loses too much to be preferred
+	// Since is when frames came to use it, where Active. HealthySince is since when it
+	// is up and not lossy. TakesOver is when it becomes active if it stays so.
+	Since        *time.Time          `json:"active_since"`
+	HealthySince *time.Time          `json:"healthy_since"`
+	TakesOver    *time.Time          `json:"takes_over_at"`
+	Tx           transport.FlowStats `json:"tx"`
+	Rx           transport.FlowStats `json:"rx"`
 }
 
 // Peer is one entry of the topology.
@@ -260,6 +274,7 @@ func newConnection(c control.ConnectionSnapshot) Connection {
 	}
 	v.ControlRTT = milliseconds(c.TCPRTT)
 	v.Transport, v.MTU = c.Transport, known(c.MTU)
+	v.Switches, v.SwitchReason = c.Switches, clean(c.SwitchReason)
 	v.Paths = each(c.Paths, func(p transport.PathStats) Path { return newPath(p, c.Native, c.TCPRTT) })
 	return v
 }
@@ -271,6 +286,8 @@ func newPath(p transport.PathStats, native bool, tcpRTT time.Duration) Path {
 	v := Path{
 		Transport: p.Transport, Active: p.Active, Up: st.Up, Encrypted: st.Encrypted, Authenticated: st.Authenticated,
 		MTU: known(st.MTU), Tx: p.Tx, Rx: p.Rx,
+		Rank: p.Rank, Pinned: p.Pinned, Unused: p.Unused, Lossy: p.Lossy,
+		Since: known(p.Since), HealthySince: known(p.HealthySince), TakesOver: known(p.TakesOver),
 	}
 	if !st.Up {
 		v.Why = clean(st.Why)

@@ -10,15 +10,16 @@ import (
 
 // Why connections end, as status shows it.
 var (
-	errSelf      = errors.New("cannot connect to ourself")
-	errDuplicate = errors.New("another connection to the same peer is kept")
-	errReplaced  = errors.New("replaced by a newer connection to the same peer")
-	errStopping  = errors.New("meshd is stopping")
-	errLeft      = errors.New("the peer said goodbye")
-	errNoPath    = errors.New("no working forwarders to the peer")
-	errUnspoken  = errors.New("the peer hung up before it said anything")
-	errNoAnswer  = fmt.Errorf("no answer within %v", dialTimeout)
-	errSlow      = errors.New("the peer does not take what we send: its queue is full")
+	errSelf        = errors.New("cannot connect to ourself")
+	errDuplicate   = errors.New("another connection to the same peer is kept")
+	errReplaced    = errors.New("replaced by a newer connection to the same peer")
+	errStopping    = errors.New("meshd is stopping")
+	errLeft        = errors.New("the peer said goodbye")
+	errNoPath      = errors.New("no working forwarders to the peer")
+	errUnspoken    = errors.New("the peer hung up before it said anything")
+	errNoAnswer    = fmt.Errorf("no answer within %v", dialTimeout)
+	errSlow        = errors.New("the peer does not take what we send: its queue is full")
+	errPreferences = errors.New("other transports are used for the peer now")
 )
 
 // errTargetForm says how a target is written.

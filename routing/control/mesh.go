@@ -309,7 +309,13 @@ func (m *Mesh) collect(except map[frame.PeerName]time.Time) (left bool) {
 // lookAtLinks brings the topology in line with what the links say.
 func (m *Mesh) lookAtLinks() {
 	for name, n := range m.neighbours {
-		up := n.link.State().Up
+		link := n.link.State()
+		up := link.Up
+		if link.Switches != n.switches && up {
+			n.switches = link.Switches
+			m.log.Info("frames go over another transport", "peer", name, "nickname", n.peer.NickName,
+				"transport", link.Transport, "reason", link.Reason)
+		}
 		if n.session == nil && !up {
 			m.removeNeighbour(n, "the path without a session died too")
 			continue

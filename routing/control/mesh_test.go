@@ -127,12 +127,20 @@ type world struct {
 	net     *memNet // TCP
 	quic    *memNet // QUIC, for nodes started with it
 	air     *air
+	fast    *air // of nodes with a second transport
 	uids    uint64
-	prepare func(*Mesh) // called before a mesh runs; nil: nothing
+	self    map[*Config]*node // while a node is configured
+	prepare func(*Mesh)       // called before a mesh runs; nil: nothing
 }
 
 func newWorld(t *testing.T) *world {
-	return &world{t: t, net: newMemNet(CarrierTCP), quic: newMemNet(CarrierQUIC), air: newAir()}
+	return &world{t: t, net: newMemNet(CarrierTCP), quic: newMemNet(CarrierQUIC), air: newAir(), fast: newAir(), self: map[*Config]*node{}}
+}
+
+// changed is what wakes the mesh of the node that is being configured.
+func (w *world) changed(c *Config) func() {
+	n := w.self[c]
+	return func() { n.mesh.LinksChanged() }
 }
 
 // start runs node i, at 10.0.0.i, with settings changed by each of change.
@@ -158,9 +166,11 @@ func (w *world) start(i int, change ...func(*Config)) *node {
 		},
 		Log: slog.New(slog.DiscardHandler),
 	}
+	w.self[&cfg] = n
 	for _, c := range change {
 		c(&cfg)
 	}
+	delete(w.self, &cfg)
 	var err error
 	if n.mesh, err = New(cfg); err != nil {
 		w.t.Fatal(err)

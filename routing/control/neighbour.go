@@ -19,6 +19,7 @@ type neighbour struct {
 	established bool          // as our topology entry says
 	key         *identity.Key // that the latest session showed; nil: none
 	auth        Authentication
+	switches    uint64 // of the link, as logged
 }
 
 // entry is the neighbour's connection in our topology entry. Only over TCP it says

@@ -85,7 +85,11 @@ type ConnectionSnapshot struct {
 	Paths          []transport.PathStats // most preferred first
 	MTU            int                   // of the path in use; 0: unknown
 	Transport      string                // overlay name of the path in use; "" while none is up
-	Unsessioned    bool                  // the control connection is lost, the path still works
+	// Switches counts how often frames went on over another transport, SwitchReason
+	// says why they did last.
+	Switches     uint64
+	SwitchReason string
+	Unsessioned  bool // the control connection is lost, the path still works
 	// For attempts.
 	Err     string    // why the last attempt failed
 	NextTry time.Time // zero: never, or now

@@ -64,17 +64,31 @@ func (m *Mesh) Forget(peers []string) (err error) {
 // Apply changes the settings of a running mesh, and ends the sessions with peers
 // that Config.Trust refuses by now. Targets that Connect added or
 // Forget removed stay as they are, those of the handshake concern new connections.
+// Sessions are made again whose neighbours other transports are used for now, by
+// the preferences of the Set.
 func (m *Mesh) Apply(set Settings) (err error) {
 	if !m.do(func() {
 		if err = m.targets.ChangeDirect(m.set.Peers, set.Peers, time.Now()); err == nil {
 			m.set = set
 			clear(m.worked)
 			m.judgeAll()
+			m.remakeStale()
 		}
 	}) {
 		return ErrStopped
 	}
 	return err
+}
+
+// remakeStale ends sessions since whose begin the preferences have changed in which
+// transports are used for the neighbour. The link goes on over the old session's
+// paths until the next session's are up.
+func (m *Mesh) remakeStale() {
+	for s := range m.sessions {
+		if s.att.Stale() {
+			s.close(errPreferences)
+		}
+	}
 }
 
 // remember hands the peers to try after a crash to who keeps them.
@@ -148,6 +162,7 @@ func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
 		Address: n.at.Addr.String(), Carrier: n.at.Carrier, Outbound: n.outbound, State: StatePending,
 		Name: n.peer.Name, NickName: n.peer.NickName, UID: n.peer.UID,
 		Paths: n.link.Paths(), MTU: link.MTU, Transport: link.Transport,
+		Switches: link.Switches, SwitchReason: link.Reason,
 		Unsessioned: n.session == nil, Key: n.key, Authentication: n.auth,
 	}
 	if link.Up {
