@@ -105,7 +105,10 @@ func (l *Link) Paths() []PathStats {
 		out = append(out, PathStats{
 			Transport: s.name, Active: s == best, State: s.state,
 			Tx: s.counters.Tx.Stats(), Rx: s.counters.Rx.Stats(),
+			Handshakes: s.counters.handshakes, Rekeys: s.counters.rekeys,
 		})
+		last := &out[len(out)-1]
+		last.TxRate, last.RxRate = s.counters.rates(time.Now())
 	}
 	slices.SortFunc(out, func(a, b PathStats) int { return shown[a.Transport].rank - shown[b.Transport].rank })
 	return out
@@ -124,6 +127,7 @@ func (l *Link) countersLocked(name string) *Counters {
 // report takes what a path says of itself.
 func (l *Link) report(s *slot, st State) {
 	l.mu.Lock()
+	s.counters.agreed(s.state, st)
 	s.state = st
 	old := l.chooseLocked()
 	l.mu.Unlock()

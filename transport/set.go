@@ -55,6 +55,7 @@ func (s *Set) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	g.Go(func() error { s.sampleAll(ctx); return nil })
 	return g.Wait()
 }
 
