@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -92,5 +94,21 @@ func TestRatesInJSON(t *testing.T) {
 				t.Errorf("%s: no %s in %v", command, key, rows[0])
 			}
 		}
+	}
+}
+
+// The README shows what is really printed.
+func TestReadmeShowsStats(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStatus(openReport(), now)
+	var out strings.Builder
+	if err := printStats(&out, &s); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```\n"+out.String()+"```\n") {
+		t.Errorf("README.md does not have\n%s", out.String())
 	}
 }
