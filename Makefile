@@ -26,7 +26,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
 CHECKS := SA*,S1*,U1000,ST1005,ST1008,ST1012,ST1017,ST1019
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race fuzz microbench bench soak-traffic integration soak lint check clean portable
+.PHONY: help build demo test race fuzz dashboard microbench bench soak-traffic integration soak lint check clean portable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,11 @@ demo: build ## show a mesh of three hosts in network namespaces (root)
 test: ## run all tests (root: those in network namespaces too)
 	@.ci/need $(GO) certificates nft?
 	$(GO) test -p 1 -timeout 15m $(PKG)
+	$(if $(filter ./...,$(PKG)),cd integration/dashboard && $(GO) test ./...)
+
+dashboard: ## check the queries of the Grafana dashboard and of the alerts against real metrics
+	@.ci/need $(GO) certificates
+	cd integration/dashboard && $(GO) test -count=1 ./...
 
 portable: ## run whole daemons and the demo once more with all offloads off (root)
 	@.ci/need $(GO) certificates nft?
@@ -81,6 +86,7 @@ lint: ## check format, vet and staticcheck
 	@.ci/need $(GO) certificates
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
+	cd integration/dashboard && $(GO) vet ./...
 	$(GO) tool staticcheck -checks '$(CHECKS)' ./...
 
 check: test portable lint ## what CI runs

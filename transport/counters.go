@@ -76,4 +76,14 @@ func (f *Flow) Stats() FlowStats {
 // Counters counts both directions of one path. The zero value is ready.
 type Counters struct {
 	Tx, Rx Flow
+
+	// Below is the link's, guarded by its mutex.
+	meter              meter
+	handshakes, rekeys uint64
+}
+
+// agreed counts what a path reports on top of what it reported before.
+func (c *Counters) agreed(before, now State) {
+	c.handshakes += now.Handshakes - min(before.Handshakes, now.Handshakes)
+	c.rekeys += now.Rekeys - min(before.Rekeys, now.Rekeys)
 }

@@ -143,6 +143,8 @@ func (l *Link) statsLocked(now time.Time, s, best *slot) PathStats {
 	}
 	if s.counters != nil {
 		out.Tx, out.Rx = s.counters.Tx.Stats(), s.counters.Rx.Stats()
+		out.Handshakes, out.Rekeys = s.counters.handshakes, s.counters.rekeys
+		out.TxRate, out.RxRate = s.counters.rates(now)
 	}
 	if l.order.used(s.name) {
 		out.Rank = l.order.rank(s.name) + 1
@@ -172,6 +174,7 @@ func (l *Link) countersLocked(name string) *Counters {
 // report takes what a path says of itself.
 func (l *Link) report(s *slot, st State) {
 	l.mu.Lock()
+	s.counters.agreed(s.state, st)
 	s.state = st
 	old := l.chooseLocked(false)
 	l.mu.Unlock()

@@ -42,6 +42,9 @@ func (r *Reporter) changed(now time.Time, s State) bool {
 	if old.RTT != 0 { // a first figure is told at once
 		old.RTT = s.RTT
 	}
+	if old.MinRTT != 0 {
+		old.MinRTT = s.MinRTT
+	}
 	if old.Loss >= 0 {
 		old.Loss = s.Loss
 	}

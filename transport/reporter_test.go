@@ -18,7 +18,7 @@ func TestReporter(t *testing.T) {
 	down := State{Loss: -1, Why: "no heartbeat yet"}
 	up := State{Up: true, MTU: 1438, Loss: -1, Addr: netip.MustParseAddrPort("10.9.9.2:6783")}
 	with := func(s State, change func(*State)) State { change(&s); return s }
-	measured := with(up, func(s *State) { s.RTT, s.Loss = time.Millisecond, 0 })
+	measured := with(up, func(s *State) { s.RTT, s.MinRTT, s.Loss = time.Millisecond, time.Millisecond, 0 })
 	steps := []struct {
 		name  string
 		after time.Duration
@@ -30,6 +30,7 @@ func TestReporter(t *testing.T) {
 		{"up", 0, up, true},
 		{"the first figures", 0, measured, true},
 		{"another RTT too soon", 0, with(measured, func(s *State) { s.RTT *= 2 }), false},
+		{"another least RTT too soon", 0, with(measured, func(s *State) { s.MinRTT /= 2 }), false},
 		{"another loss too soon", 0, with(measured, func(s *State) { s.Loss = 0.5 }), false},
 		{"another RTT", reportEvery, with(measured, func(s *State) { s.RTT *= 2 }), true},
 		{"another MTU", 0, with(measured, func(s *State) { s.MTU = 1400 }), true},

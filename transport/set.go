@@ -68,6 +68,7 @@ func (s *Set) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	g.Go(func() error { s.sampleAll(ctx); return nil })
 	return g.Wait()
 }
 

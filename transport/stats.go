@@ -21,4 +21,12 @@ type PathStats struct {
 	// TakesOver is when it becomes Active if it stays healthy; zero: another one is
 	// better, or as good.
 	TakesOver time.Time `json:"takes_over"`
+	// TxRate and RxRate are over the last one to two seconds; nil while the path is
+	// too young to tell.
+	TxRate *Rate `json:"tx_rate"`
+	RxRate *Rate `json:"rx_rate"`
+	// Handshakes and Rekeys are those of all paths over this transport since the
+	// neighbour is here, as State counts them.
+	Handshakes uint64 `json:"handshakes"`
+	Rekeys     uint64 `json:"rekeys"`
 }

@@ -109,10 +109,22 @@ type State struct {
 	Up        bool           // frames get through, as far as this side knows
 	MTU       int            // largest inner IP packet in bytes; 0: unknown
 	RTT       time.Duration  // smoothed; 0: unknown
+	MinRTT    time.Duration  // smallest of the last 5 minutes; 0: unknown
 	Loss      float64        // share of probes lost lately, 0 to 1; negative: unknown
 	Addr      netip.AddrPort // where datagrams go; invalid: unknown
 	Encrypted bool
 	// Authenticated: only who knows the mesh's password can be at the other end.
 	Authenticated bool
-	Why           string // where not Up: what is missing, in words
+	// Handshakes is how often both ends have agreed on this path, 0 until they
+	// have: for punch, hellos of both ends from which keys were made; for sleeve,
+	// heartbeats of both ends that the other has confirmed; for quic, connections
+	// that both ends have proved to be the session's. Re-making a session
+	// makes paths anew, which count for themselves; PathStats adds them up.
+	Handshakes uint64
+	// Rekeys is how often the keys of this path were changed after the handshake,
+	// both directions together: for punch, the epochs of the sealing and of the
+	// opening key. 0 for sleeve, whose keys are those of the session, and for quic,
+	// which does not say when it updates keys (RFC 9001, section 6).
+	Rekeys uint64
+	Why    string // where not Up: what is missing, in words
 }

@@ -48,6 +48,7 @@ type Report struct {
 	Forwarder  routing.Stats
 	Port       PortReport
 	Transports []TransportReport // in order of preference
+	StrayDrops map[string]uint64 // datagrams that belong to no path, by reason
 	Config     ConfigReport
 	Trust      TrustReport
 }

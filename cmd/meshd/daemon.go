@@ -51,7 +51,7 @@ func (d *daemon) Report() Report {
 	r := Report{
 		Version: buildVersion().Version, PID: os.Getpid(), Started: d.started,
 		Mesh: snapshot, MACs: slices.Collect(d.macs.All()), MACTable: d.macs.Stats(),
-		Forwarder: d.forwarder.Stats(),
+		Forwarder: d.forwarder.Stats(), StrayDrops: d.stray.Rx.Stats().Drops,
 		Port: PortReport{
 			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: backend(offload), Offload: offload,
 			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,

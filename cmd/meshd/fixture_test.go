@@ -42,7 +42,7 @@ func healthyReport() Report {
 			State: transport.State{Up: true, MTU: mtu, RTT: rtt, Loss: loss, Addr: netip.MustParseAddrPort(addr), Encrypted: true, Authenticated: true},
 		}}
 	}
-	r := Report{
+	report := Report{
 		Version: "v0.1.0", PID: 4711, Started: now.Add(-time.Hour),
 		Mesh: control.Snapshot{
 			Self:        control.PeerSnapshot{Name: testName(1), NickName: "weave01", UID: 11, Version: 5, ShortID: 101, HasShortID: true},
@@ -105,13 +105,18 @@ func healthyReport() Report {
 			{Address: netip.MustParseAddrPort("0.0.0.0:6783"), Offload: udp.Offload{GSO: true, GRO: true}},
 			{Address: netip.MustParseAddrPort("[::]:6783"), Offload: udp.Offload{GSO: true, Why: "runs were mangled"}},
 		}}},
-		Config: ConfigReport{File: "/etc/meshd.yaml", PasswordBits: 80},
-		Trust:  TrustReport{Identity: testKey(1), Pins: []identity.Pin{{Name: testName(2), NickName: "weave02", Key: testKey(2), Since: now.Add(-24 * time.Hour)}}},
+		StrayDrops: map[string]uint64{"malformed": 7, "unknown-peer": 1},
+		Config:     ConfigReport{File: "/etc/meshd.yaml", PasswordBits: 80},
+		Trust:      TrustReport{Identity: testKey(1), Pins: []identity.Pin{{Name: testName(2), NickName: "weave02", Key: testKey(2), Since: now.Add(-24 * time.Hour)}}},
 	}
 	key := testKey(2)
-	r.Mesh.Connections[0].Key, r.Mesh.Connections[0].Authentication = &key, control.ByPassword
-	r.Mesh.Connections[1].Authentication = control.ByPassword
-	return r
+	report.Mesh.Connections[0].Key, report.Mesh.Connections[0].Authentication = &key, control.ByPassword
+	report.Mesh.Connections[1].Authentication = control.ByPassword
+	native, stock := &report.Mesh.Connections[0].Paths[0], &report.Mesh.Connections[1].Paths[0]
+	native.State.MinRTT, native.Handshakes = 310*time.Microsecond, 2
+	native.TxRate, native.RxRate = &transport.Rate{Frames: 1042, Bits: 11_460_000}, &transport.Rate{Frames: 96.5, Bits: 61_440}
+	stock.Handshakes = 1
+	return report
 }
 
 // testKey is the public key of a host of the fixtures.
@@ -131,7 +136,8 @@ func openReport() Report {
 	standby := native.Paths[0]
 	standby.Active, standby.State.Encrypted = false, false
 	native.Transport, native.MTU = "punch", 1430
-	native.Paths[0].Transport, native.Paths[0].State.MTU = "punch", 1430
+	native.Paths[0].Transport, native.Paths[0].State.MTU, native.Paths[0].Rekeys = "punch", 1430, 31
+	standby.TxRate, standby.RxRate = &transport.Rate{}, &transport.Rate{}
 	native.Paths[0].State.Addr = netip.MustParseAddrPort("10.142.130.17:6785")
 	native.Paths = append(native.Paths, standby)
 	stock.Paths[0].State.Encrypted = false

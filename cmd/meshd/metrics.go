@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"meshd/routing"
+	"meshd/tap"
 	"meshd/transport"
 )
 
@@ -49,6 +50,9 @@ var (
 	descSocketOffload = describe("meshd_socket_offload", "Whether a socket sends (gso) or reads (gro) runs of datagrams in one piece.", "transport", "address", "kind")
 	descPortRepair    = describe("meshd_port_repairs_total", "How often our port was joined to the bridge again.", "device", "bridge")
 	descPortDrops     = describe("meshd_port_drops_total", "Frames that our port dropped.", "device", "bridge", "reason")
+	descPortFrames    = describe("meshd_port_frames_total", "Frames read from the bridge and written to it.", "device", "bridge", "direction")
+	descPortBytes     = describe("meshd_port_bytes_total", "Bytes of frames read from the bridge and written to it.", "device", "bridge", "direction")
+	descStrayDrops    = describe("meshd_stray_drops_total", "Datagrams that belong to no path.", "reason")
 	descFwdFrames     = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
 	descFwdBytes      = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
 	descFwdDrops      = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")
@@ -61,6 +65,9 @@ var (
 	descPathAuthenticated = describe("meshd_path_authenticated", "Whether only who knows the password can be at the other end of the path.", pathLabels...)
 	descPathMTU           = describe("meshd_path_mtu_bytes", "Largest inner IP packet of the path; absent while unknown.", pathLabels...)
 	descPathRTT           = describe("meshd_path_rtt_seconds", "Round-trip time of the path's probes; absent while unknown.", pathLabels...)
+	descPathMinRTT        = describe("meshd_path_min_rtt_seconds", "Smallest round-trip time of the path's probes of the last 5 minutes; absent while unknown.", pathLabels...)
+	descPathHandshakes    = describe("meshd_path_handshakes_total", "How often both ends agreed on a path over the transport.", pathLabels...)
+	descPathRekeys        = describe("meshd_path_rekeys_total", "Changes of the path's keys after handshakes, both directions together.", pathLabels...)
 	descPathLoss          = describe("meshd_path_loss_ratio", "Share of probes lost lately; absent while unknown.", pathLabels...)
 	descFrames            = describe("meshd_path_frames_total", "Frames on the path.", flowLabels...)
 	descBytes             = describe("meshd_path_bytes_total", "Bytes of frames on the path.", flowLabels...)
@@ -70,8 +77,8 @@ var (
 	allDescs = []*prometheus.Desc{
 		descWeaveConnections, descWeaveTerminations,
 		descInfo, descPeers, descReachable, descTargets, descProblems, descMACs, descMACEvents,
-		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descFwdFrames, descFwdBytes, descFwdDrops,
-		descNeighbour, descControlRTT, descPathUp, descPathActive, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathLoss,
+		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descPortFrames, descPortBytes, descStrayDrops, descFwdFrames, descFwdBytes, descFwdDrops,
+		descNeighbour, descControlRTT, descPathUp, descPathActive, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathMinRTT, descPathHandshakes, descPathRekeys, descPathLoss,
 		descFrames, descBytes, descDatagrams, descDrops,
 	}
 )
@@ -171,6 +178,13 @@ func (m emitter) data(s *Status) {
 	for reason, n := range s.Port.Drops {
 		m.counter(descPortDrops, n, s.Port.Device, s.Port.Bridge, reason)
 	}
+	for direction, n := range map[string]tap.Count{"read": s.Port.Read, "written": s.Port.Written} {
+		m.counter(descPortFrames, n.Frames, s.Port.Device, s.Port.Bridge, direction)
+		m.counter(descPortBytes, n.Bytes, s.Port.Device, s.Port.Bridge, direction)
+	}
+	for reason, n := range s.StrayDrops {
+		m.counter(descStrayDrops, n, reason)
+	}
 	m.counter(descPortRepair, s.Port.Repairs, s.Port.Device, s.Port.Bridge)
 	f := &s.Forwarder
 	for way, n := range map[string]routing.Count{
@@ -225,6 +239,11 @@ func (m emitter) path(c *Connection, p *Path) {
 	if p.RTT != nil && p.RTTSource == "probe" {
 		m.gauge(descPathRTT, *p.RTT/1000, labels...)
 	}
+	if p.MinRTT != nil {
+		m.gauge(descPathMinRTT, *p.MinRTT/1000, labels...)
+	}
+	m.counter(descPathHandshakes, p.Handshakes, labels...)
+	m.counter(descPathRekeys, p.Rekeys, labels...)
 	if p.Loss != nil {
 		m.gauge(descPathLoss, *p.Loss, labels...)
 	}

@@ -52,10 +52,16 @@ func TestMetrics(t *testing.T) {
 			`meshd_path_datagrams_total{direction="tx",nickname="weave02",peer="02:00:00:00:00:02",transport="sleeve"} 900`,
 			`meshd_path_drops_total{direction="rx",nickname="weave02",peer="02:00:00:00:00:02",reason="auth",transport="sleeve"} 2`,
 			`meshd_neighbour_control_rtt_seconds{nickname="weave03",peer="02:00:00:00:00:03"} 0.00183`,
+			`meshd_path_min_rtt_seconds` + peer2 + ` 0.00031`,
+			`meshd_path_handshakes_total` + peer2 + ` 2`, `meshd_path_rekeys_total` + peer2 + ` 0`,
+			`meshd_port_frames_total{bridge="weave",device="meshd0",direction="read"} 1203`,
+			`meshd_port_bytes_total{bridge="weave",device="meshd0",direction="written"} 64000`,
+			`meshd_stray_drops_total{reason="malformed"} 7`,
 			`go_goroutines `, `process_open_fds `,
 		}, []string{
 			// Unknown figures are absent, never 0.
 			`meshd_path_rtt_seconds{nickname="weave03"`, `meshd_path_loss_ratio{nickname="weave03"`,
+			`meshd_path_min_rtt_seconds{nickname="weave03"`,
 		}},
 		{"broken", brokenReport(), []string{
 			`weave_connections{encryption="",state="failed",type="unknown"} 2`,
@@ -95,7 +101,7 @@ func ours(metrics string) string {
 }
 
 func TestMetricsLint(t *testing.T) {
-	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport()} {
+	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "open": openReport()} {
 		problems, err := promlint.New(strings.NewReader(ours(scrape(t, r)))).Lint()
 		if err != nil {
 			t.Fatal(err)
@@ -125,11 +131,19 @@ func TestMetricsAreWeaves(t *testing.T) {
 func TestMetricsSurviveHostilePeers(t *testing.T) {
 	r := healthyReport()
 	c := r.Mesh.Connections[0]
-	c.NickName = "\xff\"\n"
+	c.NickName = "\xff\"\n# TYPE evil counter\nevil 1\n\\" + strings.Repeat("\u202e", 10_000)
 	c.Paths = append(c.Paths, c.Paths[0], transport.PathStats{Transport: "quic"})
 	r.Mesh.Connections = append(r.Mesh.Connections, c, c, control.ConnectionSnapshot{Address: "\xff", State: control.StateConnecting})
 	r.Mesh.Connections[0] = c
 	got := scrape(t, r)
+	for line := range strings.Lines(ours(got)) {
+		if !strings.HasPrefix(line, "#") && !regexp.MustCompile(`^(meshd|weave)_\w+(\{.*\})? \S+\n$`).MatchString(line) || len(line) > 8<<10 {
+			t.Errorf("a nickname breaks the line %.200q of %d bytes", line, len(line))
+		}
+	}
+	if problems, err := promlint.New(strings.NewReader(ours(got))).Lint(); err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v, %v", problems, err)
+	}
 	if n := strings.Count(got, `meshd_path_up{nickname="`); n != 3 {
 		t.Errorf("%d paths, want sleeve and quic of one peer and sleeve of another:\n%s", n, ours(got))
 	}

@@ -193,12 +193,14 @@ func nicknames(s *Status) map[string]string {
 
 // printTransports writes one line per configured transport.
 func printTransports(w io.Writer, s *Status) error {
-	t := newTable(">ORDER", "TRANSPORT", "LISTEN", ">PATHS", ">UP", "ENC", ">IN USE", ">TX", ">RX", "OFFLOAD", "PROBLEM")
+	t := newTable(">ORDER", "TRANSPORT", "LISTEN", ">PATHS", ">UP", "ENC", ">IN USE", ">TX", ">TX BIT/S", ">RX", ">RX BIT/S",
+		">DROPS", "OFFLOAD", "PROBLEM")
 	for i := range s.Transports {
 		v := &s.Transports[i]
 		t.row(fmt.Sprint(v.Order), v.Name, orUnknown(v.Listen), fmt.Sprint(v.Paths), fmt.Sprint(v.Up),
-			orUnknown(encryptionOf(s, v.Name)), fmt.Sprint(v.InUse), humanBytes(v.TxBytes), humanBytes(v.RxBytes),
-			socketsText(v.Sockets), v.Problem)
+			orUnknown(encryptionOf(s, v.Name)), fmt.Sprint(v.InUse),
+			humanBytes(v.Tx.Bytes), bitsText(v.TxRate), humanBytes(v.Rx.Bytes), bitsText(v.RxRate),
+			fmt.Sprint(dropCount(v.Tx)+dropCount(v.Rx)), socketsText(v.Sockets), v.Problem)
 	}
 	return t.write(w)
 }
@@ -225,10 +227,9 @@ func toInt(b bool) int {
 	return 0
 }
 
-// printStats writes one line per neighbour and path.
+// printStats writes a line per neighbour and path, then what each has carried.
 func printStats(w io.Writer, s *Status) error {
-	t := newTable("PEER", "NICKNAME", "TRANSPORT", "STATE", "ADDRESS", "ENC", ">MTU", ">RTT", ">LOSS",
-		">TX FRAMES", ">TX BYTES", ">RX FRAMES", ">RX BYTES", "DROPS", "WHY")
+	t := newTable("PEER", "NICKNAME", "TRANSPORT", "STATE", "ADDRESS", "ENC", ">MTU", ">RTT", ">MIN", ">LOSS", ">KEYS", "WHY")
 	for i := range s.Connections {
 		c := &s.Connections[i]
 		if !c.live() {
@@ -236,21 +237,22 @@ func printStats(w io.Writer, s *Status) error {
 		}
 		if len(c.Paths) == 0 {
 			t.row(c.Name, orUnknown(c.NickName), unknown, c.State, unknown, unknown, unknown, unknown, unknown,
-				unknown, unknown, unknown, unknown, unknown, "no path yet")
+				unknown, unknown, "no path yet")
 		}
 		for j := range c.Paths {
 			t.row(pathRow(c, &c.Paths[j], s.Now)...)
 		}
 	}
-	return t.write(w)
+	if err := t.write(w); err != nil {
+		return err
+	}
+	return printTraffic(w, s)
 }
 
 func pathRow(c *Connection, p *Path, now time.Time) []string {
 	return []string{
 		c.Name, orUnknown(c.NickName), p.Transport, pathState(p), orUnknown(p.Address), encryptionWord(p),
-		figure(p.MTU), rttText(p), lossText(p),
-		fmt.Sprint(p.Tx.Frames), humanBytes(p.Tx.Bytes), fmt.Sprint(p.Rx.Frames), humanBytes(p.Rx.Bytes),
-		dropsText(p.Tx, p.Rx), pathNote(p, now),
+		figure(p.MTU), rttText(p), minRTTText(p), lossText(p), keysText(p), pathNote(p, now),
 	}
 }
 

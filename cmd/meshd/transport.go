@@ -21,7 +21,10 @@ func newStatsCmd(connect func() *client) *cobra.Command {
 		Use:   "stats [PEER...]",
 		Short: "Show each path to each neighbour",
 		Long: `Show each path to each neighbour: state, address, encryption, MTU, round-trip
-time, loss, frames and bytes both ways, and drops by reason.
+time (smoothed, and the smallest of the last 5 minutes), loss, and keys as 1+31: one
+handshake and 31 changes of keys since. Then, for each direction, frames and bits per
+second over the last one to two seconds, frames, bytes of frames, datagrams, and
+drops by reason.
 
 A figure that is not known is "-". A round-trip time with "~" is the kernel's for
 the control connection, since stock Weave routers answer no probes. PEER, a name,

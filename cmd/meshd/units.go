@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"meshd/transport"
 )
 
 // unknown is how a figure that is not known is printed.
@@ -91,20 +89,15 @@ func lossText(p *Path) string {
 	return percent(*p.Loss)
 }
 
-// dropsText lists drops by reason and direction, 0 where there were none.
-func dropsText(tx, rx transport.FlowStats) string {
-	out := append(dropWords("tx", tx.Drops), dropWords("rx", rx.Drops)...)
-	if len(out) == 0 {
+// dropsText lists a direction's drops by reason, 0 where there were none.
+func dropsText(drops map[string]uint64) string {
+	if len(drops) == 0 {
 		return "0"
 	}
-	return strings.Join(out, " ")
-}
-
-func dropWords(direction string, drops map[string]uint64) []string {
 	var out []string
 	for reason, n := range drops {
-		out = append(out, fmt.Sprintf("%s-%s=%d", direction, reason, n))
+		out = append(out, fmt.Sprintf("%s=%d", reason, n))
 	}
 	slices.Sort(out)
-	return out
+	return strings.Join(out, " ")
 }

@@ -42,6 +42,8 @@ type Status struct {
 	Forwarder      routing.Stats   `json:"forwarder"`
 	Port           Port            `json:"port"`
 	Transports     []TransportView `json:"transports"`
+	// StrayDrops counts datagrams that belong to no path, by reason.
+	StrayDrops map[string]uint64 `json:"stray_drops,omitempty"`
 }
 
 // ProtocolRange is the range of weave protocol versions that we speak.
@@ -100,7 +102,8 @@ type Path struct {
 	// Authenticated: only who knows the password can be at the other end.
 	Authenticated bool     `json:"authenticated"`
 	MTU           *int     `json:"mtu"`
-	RTT           *float64 `json:"rtt_ms"`
+	RTT           *float64 `json:"rtt_ms"`               // smoothed
+	MinRTT        *float64 `json:"min_rtt_ms"`           // of the last 5 minutes
 	RTTSource     string   `json:"rtt_source,omitempty"` // probe or tcp_info
 	Loss          *float64 `json:"loss"`                 // 0 to 1
 	// Rank is the place in the order of preference for this neighbour, from 1; 0: the
@@ -116,6 +119,10 @@ type Path struct {
 	TakesOver    *time.Time          `json:"takes_over_at"`
 	Tx           transport.FlowStats `json:"tx"`
 	Rx           transport.FlowStats `json:"rx"`
+	TxRate       *transport.Rate     `json:"tx_rate"` // over the last one to two seconds
+	RxRate       *transport.Rate     `json:"rx_rate"`
+	Handshakes   uint64              `json:"handshakes"` // over all sessions since the neighbour is here
+	Rekeys       uint64              `json:"rekeys"`     // changes of keys after them, both directions
 }
 
 // Peer is one entry of the topology.
@@ -201,14 +208,22 @@ type TransportView struct {
 	Sockets []Socket `json:"sockets"`
 	// Paths counts all paths over the transport; of those Up work, of which
 	// Encrypted and Authenticated are, and InUse carry frames now.
-	Paths         int    `json:"paths"`
-	Up            int    `json:"up"`
-	Encrypted     int    `json:"encrypted"`
-	Authenticated int    `json:"authenticated"`
-	InUse         int    `json:"in_use"`
-	TxBytes       uint64 `json:"tx_bytes"` // of frames, of all paths
-	RxBytes       uint64 `json:"rx_bytes"`
-	Problem       string `json:"problem,omitempty"`
+	Paths         int `json:"paths"`
+	Up            int `json:"up"`
+	Encrypted     int `json:"encrypted"`
+	Authenticated int `json:"authenticated"`
+	InUse         int `json:"in_use"`
+	// Tx and Rx add up the paths that there are now; rates are unknown while all
+	// of theirs are.
+	Tx         transport.FlowStats `json:"tx"`
+	Rx         transport.FlowStats `json:"rx"`
+	TxRate     *transport.Rate     `json:"tx_rate"`
+	RxRate     *transport.Rate     `json:"rx_rate"`
+	TxBytes    uint64              `json:"tx_bytes"` // as tx.bytes
+	RxBytes    uint64              `json:"rx_bytes"`
+	Handshakes uint64              `json:"handshakes"`
+	Rekeys     uint64              `json:"rekeys"`
+	Problem    string              `json:"problem,omitempty"`
 }
 
 // Socket is a UDP socket of a transport.
@@ -246,7 +261,7 @@ func newStatus(r Report, now time.Time) Status {
 		},
 		MACTable:  MACTable(r.MACTable),
 		Forwarder: r.Forwarder,
-		Port:      newPort(r.Port),
+		Port:      newPort(r.Port), StrayDrops: r.StrayDrops,
 	}
 	s.Transports = newTransports(r.Transports, s.Connections)
 	s.MACs = newMACs(r, s.Peers)
@@ -285,7 +300,8 @@ func newPath(p transport.PathStats, native bool, tcpRTT time.Duration) Path {
 	st := p.State
 	v := Path{
 		Transport: p.Transport, Active: p.Active, Up: st.Up, Encrypted: st.Encrypted, Authenticated: st.Authenticated,
-		MTU: known(st.MTU), Tx: p.Tx, Rx: p.Rx,
+		MTU: known(st.MTU), MinRTT: milliseconds(st.MinRTT), Tx: p.Tx, Rx: p.Rx, TxRate: p.TxRate, RxRate: p.RxRate,
+		Handshakes: p.Handshakes, Rekeys: p.Rekeys,
 		Rank: p.Rank, Pinned: p.Pinned, Unused: p.Unused, Lossy: p.Lossy,
 		Since: known(p.Since), HealthySince: known(p.HealthySince), TakesOver: known(p.TakesOver),
 	}
@@ -397,7 +413,10 @@ func (v *TransportView) count(p *Path) {
 	v.Encrypted += toInt(p.Up && p.Encrypted)
 	v.Authenticated += toInt(p.Up && p.Authenticated)
 	v.InUse += toInt(p.Active)
-	v.TxBytes, v.RxBytes = v.TxBytes+p.Tx.Bytes, v.RxBytes+p.Rx.Bytes
+	v.Tx, v.Rx = sumFlows(v.Tx, p.Tx), sumFlows(v.Rx, p.Rx)
+	v.TxRate, v.RxRate = sumRates(v.TxRate, p.TxRate), sumRates(v.RxRate, p.RxRate)
+	v.TxBytes, v.RxBytes = v.Tx.Bytes, v.Rx.Bytes
+	v.Handshakes, v.Rekeys = v.Handshakes+p.Handshakes, v.Rekeys+p.Rekeys
 }
 
 // kindOf names the software of a neighbour.

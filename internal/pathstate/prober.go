@@ -25,6 +25,7 @@ type Prober struct {
 	last  time.Time // when a probe was sent
 	marks [probeMemory]mark
 	srtt  time.Duration
+	least minRTT
 	heard time.Time // when the last reply came
 }
 
@@ -80,6 +81,7 @@ func (b *Prober) Replied(now time.Time, sequence uint32) (sent time.Time, ok boo
 	}
 	b.heard = now
 	rtt := max(now.Sub(m.at), 1) // a clock may be too coarse for a fast path
+	b.least.add(now, rtt)
 	if b.srtt == 0 {
 		b.srtt = rtt
 	} else {
@@ -90,6 +92,10 @@ func (b *Prober) Replied(now time.Time, sequence uint32) (sent time.Time, ok boo
 
 // RTT is the round-trip time, smoothed as in RFC 6298, section 2; 0: unknown.
 func (b *Prober) RTT() time.Duration { return b.srtt }
+
+// MinRTT is the smallest round-trip time of the last 5 minutes; 0: no probe was
+// answered in that time.
+func (b *Prober) MinRTT(now time.Time) time.Duration { return b.least.get(now) }
 
 // Loss is the share of the last probes that were lost, 0 to 1; -1: none has been
 // answered or lost yet.

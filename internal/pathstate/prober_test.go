@@ -29,6 +29,9 @@ func TestProber(t *testing.T) {
 	if b.RTT() != 50*time.Millisecond { // 7/8·40 + 1/8·120
 		t.Errorf("smoothed RTT = %v, want 50 ms", b.RTT())
 	}
+	if got := b.MinRTT(now); got != 40*time.Millisecond {
+		t.Errorf("least RTT = %v, want 40 ms", got)
+	}
 	for i := range 200 {
 		now = now.Add(probeEvery)
 		n := b.Send(now)
@@ -38,6 +41,9 @@ func TestProber(t *testing.T) {
 	}
 	if l := b.Loss(now.Add(lostAfter)); l != 0.25 {
 		t.Errorf("loss = %v, want 0.25", l)
+	}
+	if got := b.MinRTT(now); got != time.Millisecond {
+		t.Errorf("least RTT = %v, want 1 ms", got)
 	}
 	if _, ok := b.Replied(now, n-probeMemory*4); ok {
 		t.Error("a reply to a probe long ago counts")

@@ -25,11 +25,15 @@ type rekeying struct {
 type keyAge struct {
 	began    time.Time // when the sealing key came into use
 	proven   bool      // the neighbour has opened a datagram under it
+	sealing  uint64    // epoch of the sealing key
 	opening  uint64    // epoch of the opening key
 	forgetAt time.Time // when the opening key before it is given up; zero: it was
 }
 
 func (k *keyAge) begin(now time.Time) { k.began = now }
+
+// changes is how often a key was changed, both directions together.
+func (k *keyAge) changes() uint64 { return k.sealing + k.opening }
 
 // replied notes that the neighbour has opened a datagram that was sealed then.
 func (k *keyAge) replied(sent time.Time) {
@@ -54,6 +58,8 @@ func (p *path) tendLocked(now time.Time) {
 	if k.due(now, p.tx.keyUsed(), p.t.rekey) {
 		if err := p.tx.advance(); err != nil {
 			p.log.Error("no new key for native datagrams", "err", err)
+		} else {
+			k.sealing++
 		}
 		k.began, k.proven = now, false
 	}

@@ -89,7 +89,11 @@ func TestRekeyUnderLoad(t *testing.T) {
 				if a, b := epochs(c); a < 20 || b < 8 {
 					t.Errorf("keys changed %d and %d times, want at least 20 and 8", a, b)
 				}
+				a, b := epochs(c)
 				for _, s := range c.Sides() {
+					if got := s.State().Rekeys; got+2 < a+b || got > a+b {
+						t.Errorf("%d changes of keys are told, want the %d + %d of both directions", got, a, b)
+					}
 					d := drops(&s.Counters.Rx)
 					if d["auth"] > 2 || d["replay"] > 0 { // the first probes may come before the keys
 						t.Errorf("drops %v", d)

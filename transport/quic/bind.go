@@ -234,6 +234,7 @@ func (p *path) take(conn *quicnet.Conn) error {
 	b := &bound{conn: conn, since: time.Now(), cancel: cancel, fed: make(chan struct{})}
 	old := p.bound
 	p.bound = b
+	p.bindings++
 	p.prober.Hurry()
 	p.pmtu.Suspect(b.since)
 	p.roomAt, p.shortAt = time.Time{}, time.Time{}

@@ -60,6 +60,7 @@ type path struct {
 	ctx       context.Context // of what runs for the path; nil: it does not run
 	wg        sync.WaitGroup  // of that; Go is called with mu held and ctx not done
 	bound     *bound          // nil: no connection yet
+	bindings  uint64          // connections that were the path's, the one in use included
 	dialErr   error           // of the last attempt
 	hello     []byte          // ours; nil: not made yet
 	theirs    []byte          // the neighbour's; nil: has not come
@@ -247,8 +248,8 @@ func (p *path) meetLocked() {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), Loss: p.prober.Loss(now),
-		Encrypted: true, Authenticated: p.session.Authenticated,
+		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
+		Encrypted: true, Authenticated: p.session.Authenticated, Handshakes: p.bindings,
 	}
 	if p.bound != nil {
 		s.Addr = p.bound.conn.RemoteAddr()

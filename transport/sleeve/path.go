@@ -254,9 +254,12 @@ func (p *path) mtuLocked() int {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), Loss: p.prober.Loss(now),
+		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
 		Addr: p.addr, Encrypted: p.open != nil,
 		Authenticated: p.open != nil && p.session.Authenticated,
+	}
+	if p.seen && p.established {
+		s.Handshakes = 1
 	}
 	switch {
 	case s.Up:

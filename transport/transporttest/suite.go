@@ -221,6 +221,12 @@ func (s suite) comesUp(t *testing.T) {
 		if st.RTT < rtt || st.RTT > 2*rtt {
 			t.Errorf("RTT = %v, want about %v", st.RTT, rtt)
 		}
+		if st.MinRTT < rtt || st.MinRTT > st.RTT {
+			t.Errorf("least RTT = %v, want between %v and the smoothed %v", st.MinRTT, rtt, st.RTT)
+		}
+		if st.Handshakes != 1 || st.Rekeys != 0 {
+			t.Errorf("%d handshakes and %d changes of keys of a new path, want 1 and none", st.Handshakes, st.Rekeys)
+		}
 		if st.Loss != 0 {
 			t.Errorf("loss = %v, want 0", st.Loss)
 		}
@@ -372,6 +378,9 @@ func (s suite) before(t *testing.T) {
 	for _, x := range c.Sides() {
 		if x.State().Up || x.State().Why == "" {
 			t.Errorf("state over a cut link = %+v, want not up, with a reason", x.State())
+		}
+		if x.State().MinRTT != 0 {
+			t.Errorf("least RTT over a cut link = %v, want unknown", x.State().MinRTT)
 		}
 		_ = x.Path.Send(packet(p.A, p.B, Frame(1, 100)))
 		_ = x.Path.Flush()
