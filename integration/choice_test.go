@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -167,37 +166,22 @@ func TestBlockedTransports(t *testing.T) {
 	both(func(h, other *host) { h.uses(other, "punch") })
 
 	f := boxes[0].flow(boxes[1])
-	f.longest()
-	for _, step := range []struct {
-		name string
-		do   func()
-		uses string
-	}{
-		{"punch is blocked", func() { a.block("punch", blockPunch) }, "quic"},
-		{"quic is blocked too", func() { a.block("quic", blockQUIC) }, "sleeve"},
-		{"quic is free", func() { a.unblock("quic") }, "quic"},
-		{"TCP is blocked", func() { a.block("session", blockSession) }, "quic"},
-		{"punch is free", func() { a.unblock("punch") }, "punch"},
-		{"quic and sleeve are blocked", func() { a.block("others", blockQUIC+blockSleeve) }, "punch"},
-	} {
-		w.Log(step.name)
-		if strings.HasPrefix(step.name, "quic and") { // a session has to live on something
-			a.unblock("session")
-			both(func(h, other *host) { h.rides(other, "quic") })
-		}
-		step.do()
-		both(func(h, other *host) { h.uses(other, step.uses) })
-		if step.name == "TCP is blocked" {
-			both(func(h, other *host) { h.rides(other, "quic") })
-		}
+	move := func(what string, do func(), uses, rides string) {
+		t.Helper()
+		w.Log(what)
+		do()
+		both(func(h, other *host) { h.uses(other, uses); h.rides(other, rides) })
+		f.runs()
 		if stall := f.longest(); stall > moveWithin {
-			t.Errorf("%s: the flow stood still for %v, want at most %v", step.name, stall, moveWithin)
+			t.Errorf("%s: the flow stood still for %v, want at most %v", what, stall, moveWithin)
 		}
-		f.alive()
 	}
-	both(func(h, other *host) { h.rides(other, "tcp") })
-	if stall := f.longest(); stall > moveWithin {
-		t.Errorf("the session moved back: the flow stood still for %v, want at most %v", stall, moveWithin)
-	}
+	move("punch is blocked", func() { a.block("punch", blockPunch) }, "quic", "tcp")
+	move("quic is blocked too", func() { a.block("quic", blockQUIC) }, "sleeve", "tcp")
+	move("quic is free", func() { a.unblock("quic") }, "quic", "tcp")
+	move("TCP is blocked", func() { a.block("session", blockSession) }, "quic", "quic")
+	move("punch is free", func() { a.unblock("punch") }, "punch", "quic")
+	a.unblock("session") // a session has to live on something
+	move("quic and sleeve are blocked", func() { a.block("others", blockQUIC+blockSleeve) }, "punch", "tcp")
 	f.end()
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"meshd/internal/lab"
@@ -19,6 +20,7 @@ const (
 	// retransmissions.
 	flowBytes = 20_000
 	flowLook  = 50 * time.Millisecond
+	flowRuns  = 10
 )
 
 // flow is one TCP connection of iperf3 between two containers, which is watched
@@ -28,8 +30,8 @@ type flow struct {
 	to             *box
 	client, server *lab.Process
 	stop           context.CancelFunc
-	stalls         chan time.Duration // the longest stall, once, when stop was called
 	marks          chan chan time.Duration
+	looks          atomic.Int64 // that found frames arriving
 }
 
 // flow starts iperf3 between containers and waits until it runs.
@@ -45,7 +47,7 @@ func (b *box) flow(to *box) *flow {
 		b.w.must(err)
 		return p
 	}
-	f := &flow{w: b.w, to: to, stalls: make(chan time.Duration, 1), marks: make(chan chan time.Duration)}
+	f := &flow{w: b.w, to: to, marks: make(chan chan time.Duration)}
 	f.server = start(to, "iperf3-server", "-s", "-1")
 	b.w.eventually("iperf3 listens", func(ctx context.Context) error {
 		out, err := to.listening(ctx)
@@ -60,12 +62,8 @@ func (b *box) flow(to *box) *flow {
 	f.stop = cancel
 	go f.watch(ctx)
 	b.w.Cleanup(cancel)
-	f.w.eventually("iperf3 runs", func(context.Context) error {
-		if f.longest() > flowLook*10 {
-			return fmt.Errorf("nothing arrives yet")
-		}
-		return nil
-	})
+	f.runs()
+	f.longest()
 	return f
 }
 
@@ -98,6 +96,7 @@ func (f *flow) watch(ctx context.Context) {
 			if err != nil || t.InBytes-was < flowBytes {
 				continue
 			}
+			f.looks.Add(1)
 			longest = max(longest, time.Since(moved))
 			moved, was = time.Now(), t.InBytes
 		}
@@ -113,6 +112,19 @@ func (f *flow) longest() time.Duration {
 	case <-f.w.Context().Done():
 		return 0
 	}
+}
+
+// runs waits until frames of the flow have arrived for half a second.
+func (f *flow) runs() {
+	f.w.Helper()
+	from := f.looks.Load()
+	f.w.eventually("the flow runs", func(context.Context) error {
+		f.alive()
+		if n := f.looks.Load() - from; n < flowRuns {
+			return fmt.Errorf("frames arrived at %d of %d looks", n, flowRuns)
+		}
+		return nil
+	})
 }
 
 // alive ends the test if the TCP connection has broken.

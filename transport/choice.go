@@ -9,7 +9,8 @@ import (
 // Choosing the path that carries a link's frames. All transports' paths stand by;
 // the best healthy one is used:
 //
-//   - where the one in use dies, the best of the others takes over at once;
+//   - where the one in use dies, or is doubtful and another one is not, the best of
+//     the others takes over at once;
 //   - a better one takes over from one that works after takeOver of health, which
 //     grows for a transport that fails again and again;
 //   - within opening of the first path, and where the order was changed by hand, it
@@ -85,19 +86,25 @@ func (l *Link) pickLocked(now time.Time, old *slot, atOnce bool) (best *slot) {
 // works.
 func (l *Link) mayTakeOverLocked(now time.Time, name string, current *slot) bool {
 	t := l.standings[name]
+	switch {
+	case l.usableLocked(name).state.Doubtful:
+		return false
+	case current.state.Doubtful:
+		return true
+	}
 	if !l.order.used(current.name) { // it is used only because nothing else was there
 		return l.order.used(name)
 	}
 	return t.ready(now) || now.Before(l.openUntil) && !t.lossy && !t.flapping()
 }
 
-// betterLocked orders transports whose paths are up: those that are used, the one
-// chosen by hand, healthy ones, those that do not come and go, by preference.
+// betterLocked orders transports whose paths are up: those that are used, those
+// that are not doubtful, the one chosen by hand, healthy ones, those that do not come and go, by preference.
 func (l *Link) betterLocked(now time.Time, a, b string) bool {
-	rank := func(name string) [5]int {
+	rank := func(name string) [6]int {
 		t := l.standings[name]
-		return [5]int{
-			toInt(!l.order.used(name)), toInt(name != l.order.pin), toInt(t.lossy),
+		return [6]int{
+			toInt(!l.order.used(name)), toInt(l.usableLocked(name).state.Doubtful), toInt(name != l.order.pin), toInt(t.lossy),
 			toInt(t.flapping() && !t.ready(now)), l.order.rank(name),
 		}
 	}
@@ -130,6 +137,9 @@ func (l *Link) noteLocked(now time.Time, old, best *slot, atOnce bool) {
 		return // a newer session's path of the same transport
 	}
 	l.since = now
+	if old != nil && old.state.Doubtful {
+		l.standings[old.name].blame(now)
+	}
 	if l.lastUsed != "" && l.lastUsed != best.name {
 		l.switches++
 		l.reason = l.whyLocked(l.lastUsed, best.name, atOnce)
@@ -149,6 +159,8 @@ func (l *Link) whyLocked(from, to string, atOnce bool) string {
 		return to + " was chosen by hand"
 	case atOnce:
 		return "the preferences were changed"
+	case l.usableLocked(from).state.Doubtful:
+		return from + " gives no signs of life"
 	case t.lossy:
 		return fmt.Sprintf("%s loses %.0f %% of its probes", from, 100*l.usableLocked(from).state.Loss)
 	}
@@ -208,7 +220,10 @@ func (l *Link) planLocked(now time.Time, best *slot) {
 // takesOverLocked is when a transport takes over from best if it stays healthy;
 // zero: never.
 func (l *Link) takesOverLocked(now time.Time, name string, best *slot) time.Time {
-	if best == nil || name == best.name || !l.order.used(name) || l.usableLocked(name) == nil {
+	if best == nil || name == best.name || !l.order.used(name) {
+		return time.Time{}
+	}
+	if s := l.usableLocked(name); s == nil || s.state.Doubtful {
 		return time.Time{}
 	}
 	t := l.standings[name]

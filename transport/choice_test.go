@@ -76,6 +76,34 @@ func TestBetterPathTakesOverAfterTenSecondsOfHealth(t *testing.T) {
 	})
 }
 
+// A path that gives no signs of life is left for one that does, and has to prove
+// itself again. Where all are doubtful, as when the neighbour stands still, the best
+// one stays.
+func TestDoubtfulPathIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChoosing(t, Preferences{}, "a", "b", "c")
+		doubt := func(name string, doubtful bool) {
+			c.wire(name).made[0].states <- State{Up: true, Doubtful: doubtful}
+			synctest.Wait()
+		}
+		doubt("b", true)
+		c.want("a", "when another one is doubtful")
+		doubt("a", true)
+		c.want("c", "when it is doubtful itself")
+		doubt("c", true)
+		c.want("c", "when all are")
+		for _, name := range []string{"c", "a", "b"} { // the one in use first
+			doubt(name, false)
+		}
+		c.want("c", "when all live again")
+		c.sleep(takeOver)
+		c.want("a", "after its time")
+		if st := c.att.Link().State(); st.Switches != 2 {
+			t.Errorf("%d switches, want 2", st.Switches)
+		}
+	})
+}
+
 // A path that fails while it waits begins anew.
 func TestInterruptedHealthDoesNotCount(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -31,9 +31,10 @@ const (
 // sessions.
 type standing struct {
 	upSince      time.Time // zero: no path of it is up
-	healthySince time.Time // zero: it is not up, or lossy
+	healthySince time.Time // zero: it is not up, lossy, or doubtful
 	lossy        bool
-	failedAt     time.Time     // the last time that its health ended; zero: never
+	blamed       bool          // since its last time of health
+	failedAt     time.Time     // when it was blamed last; zero: never
 	wait         time.Duration // health before it takes over; 0: takeOver
 }
 
@@ -41,8 +42,10 @@ type standing struct {
 // of a path that was chosen by hand does not matter.
 func (t *standing) observe(now time.Time, st *State, pinned bool) {
 	if st == nil {
-		t.fail(now)
-		t.upSince, t.lossy = time.Time{}, false
+		if !t.upSince.IsZero() {
+			t.blame(now)
+		}
+		t.upSince, t.healthySince, t.lossy = time.Time{}, time.Time{}, false
 		return
 	}
 	if t.upSince.IsZero() {
@@ -54,19 +57,24 @@ func (t *standing) observe(now time.Time, st *State, pinned bool) {
 	case st.Loss > lossyAbove && now.Sub(t.upSince) >= lossAfter:
 		t.lossy = true
 	}
-	if t.lossy {
-		t.fail(now)
-	} else if t.healthySince.IsZero() {
-		t.healthySince = now
+	switch {
+	case t.lossy:
+		t.blame(now)
+		t.healthySince = time.Time{}
+	case st.Doubtful: // as all are while the neighbour stands still: no failure
+		t.healthySince = time.Time{}
+	case t.healthySince.IsZero():
+		t.healthySince, t.blamed = now, false
 	}
 }
 
-// fail ends the health of the transport, if it had any.
-func (t *standing) fail(now time.Time) {
-	if t.healthySince.IsZero() {
+// blame notes a failure, one for each time of health: the transport waits longer
+// the next time.
+func (t *standing) blame(now time.Time) {
+	if t.blamed {
 		return
 	}
-	t.healthySince = time.Time{}
+	t.blamed = true
 	if t.failedAt.IsZero() || now.Sub(t.failedAt) >= forgiveAfter {
 		t.wait = takeOver
 	} else {

@@ -107,6 +107,7 @@ type Session struct {
 // State is what a path reports of itself.
 type State struct {
 	Up        bool           // frames get through, as far as this side knows
+	Doubtful  bool           // Up, but signs of life are overdue: another path is to be preferred
 	MTU       int            // largest inner IP packet in bytes; 0: unknown
 	RTT       time.Duration  // smoothed; 0: unknown
 	MinRTT    time.Duration  // smallest of the last 5 minutes; 0: unknown

@@ -8,7 +8,10 @@ const (
 
 	// Between meshd peers. Either direction dead for deadAfter takes the path down:
 	// with the time until the next step below the 2.5 s that are promised.
+	// From doubtAfter on, when two hurried probes had time to be answered, another path
+	// may carry the frames: so TCP's third retransmission finds a way, after 1.4 s.
 	quietAfter    = time.Second
+	doubtAfter    = 1200 * time.Millisecond
 	deadAfter     = 2200 * time.Millisecond
 	aliveWithin   = time.Second // both directions, for the path to come up again
 	questionTime  = time.Second // to prove itself after the control connection is lost
@@ -133,6 +136,13 @@ func (l *Life) anxious(now time.Time) bool {
 		now.Sub(later(l.reached, l.reachedFloor)) >= quietAfter
 }
 
+// Doubtful reports whether a path that is up may be dead: the signs of life that are
+// overdue did not come when they were asked for. heard is as for Judge.
+func (l *Life) Doubtful(now, heard time.Time) bool {
+	return l.native && l.Up && (now.Sub(later(l.heardFloor, heard)) >= doubtAfter ||
+		now.Sub(later(l.reached, l.reachedFloor)) >= doubtAfter)
+}
+
 // Due is when Judge may change its mind, or probes become more frequent, without
 // a datagram. heard is as for Judge.
 func (l *Life) Due(now, heard time.Time) time.Time {
@@ -143,8 +153,8 @@ func (l *Life) Due(now, heard time.Time) time.Time {
 	due := now.Add(farFuture)
 	reached := later(l.reached, l.reachedFloor)
 	for _, t := range [...]time.Time{
-		l.questionEnd, heard.Add(quietAfter), heard.Add(deadAfter),
-		reached.Add(quietAfter), reached.Add(deadAfter),
+		l.questionEnd, heard.Add(quietAfter), heard.Add(doubtAfter), heard.Add(deadAfter),
+		reached.Add(quietAfter), reached.Add(doubtAfter), reached.Add(deadAfter),
 	} {
 		if t.After(now) && t.Before(due) {
 			due = t

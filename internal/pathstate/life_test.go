@@ -141,3 +141,40 @@ func TestLifeStock(t *testing.T) {
 		t.Error("expired 50 s after a heartbeat")
 	}
 }
+
+// A path whose signs of life are overdue is doubtful before it is down, in either
+// direction, and stops being so with the next one.
+func TestDoubtful(t *testing.T) {
+	start := time.Unix(9000, 0)
+	at := func(d time.Duration) time.Time { return start.Add(d) }
+	for _, tt := range []struct {
+		name           string
+		heard, reached time.Duration
+		now            time.Duration
+		want           bool
+	}{
+		{"both fresh", time.Second, time.Second, 1500 * time.Millisecond, false},
+		{"quiet", time.Second, time.Second, time.Second + doubtAfter - 1, false},
+		{"silent", time.Second, 2 * time.Second, time.Second + doubtAfter, true},
+		{"not reached", 2 * time.Second, time.Second, time.Second + doubtAfter, true},
+		{"heard again", time.Second + doubtAfter, time.Second + doubtAfter, time.Second + doubtAfter, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var l Life
+			l.Begin(start, true)
+			l.Reach(start)
+			l.Judge(start, start, true, false)
+			l.Reach(at(tt.reached))
+			if l.Judge(at(tt.now), at(tt.heard), true, false); !l.Up {
+				t.Fatal("the path is down")
+			}
+			if got := l.Doubtful(at(tt.now), at(tt.heard)); got != tt.want {
+				t.Errorf("Doubtful = %v, want %v", got, tt.want)
+			}
+		})
+	}
+	stock := Life{Up: true}
+	if stock.Doubtful(at(time.Hour), start) {
+		t.Error("a stock neighbour, which answers no probes, is doubtful")
+	}
+}

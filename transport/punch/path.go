@@ -307,7 +307,7 @@ func (p *path) mtuLocked() int {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
+		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
 		Addr: p.addr, Encrypted: true, Authenticated: p.session.Authenticated,
 		Rekeys: p.keys.changes(),
 	}
