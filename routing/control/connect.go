@@ -79,6 +79,7 @@ func (m *Mesh) greet(ctx context.Context, stream Stream, carrier string, t *targ
 	}
 	if err != nil {
 		s.cancel(err)
+		s.tellRefused(err)
 		stream.Close()
 		return err
 	}
@@ -143,7 +144,7 @@ func (m *Mesh) hello(addr netip.Addr, ephemeral *ecdh.PrivateKey) localHello {
 		Name: self.Name, NickName: self.NickName, UID: self.UID, ConnID: rand.Uint64(),
 		ShortID: self.ShortID, HasShortID: self.HasShortID,
 		Overlays: m.cfg.Set.Names(), HasOverlays: true,
-		Native: true, Abilities: []string{AbilityProbe, AbilityLeave},
+		Native: true, Abilities: []string{AbilityProbe, AbilityLeave, AbilityRefusal},
 		Ephemeral: (*[32]byte)(ephemeral.PublicKey().Bytes()),
 	}
 	if m.cfg.Identity != nil {

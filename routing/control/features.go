@@ -48,6 +48,7 @@ const SleeveOverlay = "sleeve"
 const (
 	AbilityProbe    = "probe"    // answers path probes
 	AbilityLeave    = "leave"    // says good-bye before it ends
+	AbilityRefusal  = "refusal"  // says why it refuses a peer, and listens to that
 	AbilityIdentity = "identity" // signs the handshake with its key
 )
 

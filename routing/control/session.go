@@ -121,6 +121,7 @@ func (s *session) answerable(names []frame.PeerName) []frame.PeerName {
 
 // start runs the session's goroutines. The paths run on when the session ends.
 func (s *session) start(m *Mesh) {
+	read := make(chan struct{}) // closed when nothing is read any more
 	m.wg.Go(func() {
 		s.att.Run(m.ctx)
 		m.do(func() { m.endSession(s, errors.Join(errNoPath, s.att.Err())) })
@@ -132,10 +133,17 @@ func (s *session) start(m *Mesh) {
 			_ = s.stream.SetWriteDeadline(time.Now().Add(leaveTimeout))
 		})()
 		err := s.write(m)
+		if s.ctx.Err() == nil { // what the peer said last, before it hung up, tells more
+			select {
+			case <-read:
+			case <-time.After(leaveTimeout):
+			}
+		}
 		s.stream.Close()
 		m.do(func() { m.endSession(s, err) })
 	})
 	m.wg.Go(func() {
+		defer close(read)
 		err := s.read(m)
 		m.do(func() { m.endSession(s, err) })
 	})
@@ -203,6 +211,8 @@ func (s *session) handle(m *Mesh, tag byte, body []byte) error {
 		return m.takeGossip(s, tag, body)
 	case tag == TagLeave && s.conn.Features.Can(AbilityLeave):
 		return errLeft
+	case tag == TagRefusal && s.conn.Features.Can(AbilityRefusal):
+		return parseRefusal(body)
 	}
 	return nil // unknown tags are ignored, section 2
 }
