@@ -62,7 +62,7 @@ func healthyReport() Report {
 			},
 			Connections: []control.ConnectionSnapshot{
 				{
-					Address: "10.142.130.17:6783", Outbound: true, State: control.StateEstablished,
+					Address: "10.142.130.17:6783", Carrier: control.CarrierTCP, Outbound: true, State: control.StateEstablished,
 					Name: testName(2), NickName: "weave02", UID: 22, Native: true, Version: 2, Encrypted: true,
 					Since: now.Add(-time.Hour), TCPRTT: 700 * time.Microsecond, MTU: 1414, Transport: "sleeve",
 					Paths: sleeve("10.142.130.17:6783", 1414, 430*time.Microsecond, 0,
@@ -70,7 +70,7 @@ func healthyReport() Report {
 						transport.FlowStats{Frames: 800, Bytes: 64_000, Datagrams: 800, Drops: map[string]uint64{"auth": 2, "replay": 1}}),
 				},
 				{
-					Address: "10.107.153.153:40022", State: control.StateEstablished,
+					Address: "10.107.153.153:40022", Carrier: control.CarrierTCP, State: control.StateEstablished,
 					Name: testName(3), NickName: "weave03", UID: 33, Version: 2, Encrypted: true,
 					Since: now.Add(-time.Minute), TCPRTT: 1830 * time.Microsecond, MTU: 1414, Transport: "sleeve",
 					Paths: sleeve("10.107.153.153:6783", 1414, 0, -1,

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"meshd/routing"
+	"meshd/routing/control"
 	"meshd/tap"
 	"meshd/transport"
 )
@@ -58,9 +59,12 @@ var (
 	descFwdDrops      = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")
 
 	descNeighbour         = describe("meshd_neighbour_connected_since_seconds", "Unix time at which the neighbour connected.", "peer", "nickname", "kind")
-	descControlRTT        = describe("meshd_neighbour_control_rtt_seconds", "Round-trip time of the control connection, from the kernel.", peerLabels...)
+	descSessions          = describe("meshd_sessions", "Sessions with neighbours, by what they ride on.", "carrier")
+	descSwitches          = describe("meshd_neighbour_transport_switches_total", "How often frames to the neighbour went on over another transport.", peerLabels...)
+	descControlRTT        = describe("meshd_neighbour_control_rtt_seconds", "Round-trip time of the control connection, from what it rides on.", peerLabels...)
 	descPathUp            = describe("meshd_path_up", "Whether the path works.", pathLabels...)
 	descPathActive        = describe("meshd_path_active", "Whether frames use the path now.", pathLabels...)
+	descPathRank          = describe("meshd_path_rank", "Place of the path in the order of preference for the neighbour, from 1.", pathLabels...)
 	descPathEncrypted     = describe("meshd_path_encrypted", "Whether frames on the path are encrypted.", pathLabels...)
 	descPathAuthenticated = describe("meshd_path_authenticated", "Whether only who knows the password can be at the other end of the path.", pathLabels...)
 	descPathMTU           = describe("meshd_path_mtu_bytes", "Largest inner IP packet of the path; absent while unknown.", pathLabels...)
@@ -78,7 +82,7 @@ var (
 		descWeaveConnections, descWeaveTerminations,
 		descInfo, descPeers, descReachable, descTargets, descProblems, descMACs, descMACEvents,
 		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descPortFrames, descPortBytes, descStrayDrops, descFwdFrames, descFwdBytes, descFwdDrops,
-		descNeighbour, descControlRTT, descPathUp, descPathActive, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathMinRTT, descPathHandshakes, descPathRekeys, descPathLoss,
+		descNeighbour, descSessions, descSwitches, descControlRTT, descPathUp, descPathActive, descPathRank, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathMinRTT, descPathHandshakes, descPathRekeys, descPathLoss,
 		descFrames, descBytes, descDatagrams, descDrops,
 	}
 )
@@ -199,11 +203,13 @@ func (m emitter) data(s *Status) {
 	}
 }
 
-// neighbours emits one set of series per neighbour and transport. While two
+// neighbours emits one set of series per neighbour and transport that is used for
+// it. While two
 // connections to one neighbour exist, the first one counts: a series may be there
 // only once.
 func (m emitter) neighbours(s *Status) {
 	seen := map[string]bool{}
+	sessions := map[string]int{control.CarrierTCP: 0, control.CarrierQUIC: 0}
 	for i := range s.Connections {
 		c := &s.Connections[i]
 		if !c.live() || seen[c.Name] {
@@ -215,15 +221,22 @@ func (m emitter) neighbours(s *Status) {
 			since = float64(c.Since.UnixMilli()) / 1000
 		}
 		m.gauge(descNeighbour, since, c.Name, c.NickName, c.Kind)
+		m.counter(descSwitches, c.Switches, c.Name, c.NickName)
+		if c.Sessioned {
+			sessions[c.Carrier]++
+		}
 		if c.ControlRTT != nil {
 			m.gauge(descControlRTT, *c.ControlRTT/1000, c.Name, c.NickName)
 		}
 		for j := range c.Paths {
-			if p := &c.Paths[j]; !seen[c.Name+p.Transport] {
+			if p := &c.Paths[j]; !p.Unused && !seen[c.Name+p.Transport] {
 				seen[c.Name+p.Transport] = true
 				m.path(c, p)
 			}
 		}
+	}
+	for carrier, n := range sessions {
+		m.gauge(descSessions, float64(n), carrier)
 	}
 }
 
@@ -231,6 +244,7 @@ func (m emitter) path(c *Connection, p *Path) {
 	labels := []string{c.Name, c.NickName, p.Transport}
 	m.gauge(descPathUp, float64(toInt(p.Up)), labels...)
 	m.gauge(descPathActive, float64(toInt(p.Active)), labels...)
+	m.gauge(descPathRank, float64(p.Rank), labels...)
 	m.gauge(descPathEncrypted, float64(toInt(p.Encrypted)), labels...)
 	m.gauge(descPathAuthenticated, float64(toInt(p.Authenticated)), labels...)
 	if p.MTU != nil {

@@ -41,11 +41,13 @@ func harmedReport() Report {
 	m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(4), NickName: "weave04"})
 	fallen := m.Connections[0]
 	fallen.Name, fallen.NickName, fallen.Transport = testName(5), "weave05", "sleeve"
+	fallen.Carrier, fallen.Switches, fallen.SwitchReason = control.CarrierQUIC, 3, "punch: silent: no datagram from the neighbour"
 	standby := fallen.Paths[1]
 	standby.Active = true
 	standby.State.Addr = netip.MustParseAddrPort("10.142.130.19:6783")
+	standby.Rank = 3
 	fallen.Paths = []transport.PathStats{{
-		Transport: "punch", State: transport.State{Loss: 1, Why: "silent: no datagram from the neighbour"},
+		Transport: "punch", Rank: 1, State: transport.State{Loss: 1, Why: "silent: no datagram from the neighbour"},
 	}, standby}
 	m.Connections = append(m.Connections, fallen)
 	all := map[string]uint64{}
@@ -80,6 +82,7 @@ func later(r Report, drops bool) Report {
 		f.Frames, f.Bytes, f.Datagrams, f.Drops = 2*f.Frames, 2*f.Bytes, 2*f.Datagrams, more(f.Drops)
 	}
 	for i := range r.Mesh.Connections {
+		r.Mesh.Connections[i].Switches *= 2
 		for j := range r.Mesh.Connections[i].Paths {
 			p := &r.Mesh.Connections[i].Paths[j]
 			flow(&p.Tx)
