@@ -41,7 +41,11 @@ func openQUIC(cfg config.Config, id *identity.Identity, shared *mux.Mux, s *sock
 	if err != nil {
 		return nil, more, fmt.Errorf("make the host's certificate: %w", err)
 	}
-	e, err := quicnet.New(quicnet.Config{Muxes: append([]*mux.Mux{shared}, more...), Certificate: cert, Log: log})
+	reset, err := id.Secret("meshd QUIC stateless reset v1")
+	if err != nil {
+		return nil, more, err
+	}
+	e, err := quicnet.New(quicnet.Config{Muxes: append([]*mux.Mux{shared}, more...), Certificate: cert, ResetKey: reset, Log: log})
 	return e, more, err
 }
 

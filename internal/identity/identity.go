@@ -2,7 +2,9 @@ package identity
 
 import (
 	"crypto/ed25519"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -180,6 +182,16 @@ func plain(err error) error {
 		return p.Err
 	}
 	return err
+}
+
+// Secret derives a secret that lasts as long as the key, for the use that the label
+// names: HKDF-SHA256 of the private key.
+func (id *Identity) Secret(label string) (*[32]byte, error) {
+	b, err := hkdf.Key(sha256.New, id.private.Seed(), nil, label, 32)
+	if err != nil {
+		return nil, fmt.Errorf("derive %q: %w", label, err)
+	}
+	return (*[32]byte)(b), nil
 }
 
 // Certificate is a self-signed certificate of the key, for TLS: it says no more

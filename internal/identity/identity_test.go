@@ -225,3 +225,26 @@ func FuzzParseKey(f *testing.F) {
 		}
 	})
 }
+
+// A secret is the key's and the label's.
+func TestSecret(t *testing.T) {
+	secret := func(id *Identity, label string) [32]byte {
+		s, err := id.Secret(label)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *s
+	}
+	a, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := secret(a, "one")
+	if one != secret(a, "one") || one == secret(a, "two") || one == secret(b, "one") || one == [32]byte{} {
+		t.Error("the secret does not depend on key and label alone")
+	}
+}

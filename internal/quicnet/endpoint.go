@@ -50,6 +50,10 @@ type Config struct {
 	Muxes []*mux.Mux
 	// Certificate is what we show: self-signed with the host's Ed25519 key.
 	Certificate tls.Certificate
+	// ResetKey is the secret of stateless resets (RFC 9000, section 10.3), the same
+	// after each start: so a neighbour whose connection an earlier run of ours has
+	// left learns with its next packet that it is gone. nil: no resets are sent.
+	ResetKey *[32]byte
 	// Log takes what went wrong with others' connections; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -59,6 +63,7 @@ type Config struct {
 type Endpoint struct {
 	log      *slog.Logger
 	tls      *tls.Config
+	reset    *quic.StatelessResetKey
 	conns    []*packetConn
 	admitted *admission
 	sessions chan *Stream  // any connection sends, Accept receives; full: the stream is refused
@@ -84,7 +89,7 @@ func New(c Config) (*Endpoint, error) {
 		return nil, errors.New("quic: there is no certificate")
 	}
 	e := &Endpoint{
-		log: cmp.Or(c.Log, slog.New(slog.DiscardHandler)), tls: tlsConfig(c.Certificate),
+		log: cmp.Or(c.Log, slog.New(slog.DiscardHandler)), tls: tlsConfig(c.Certificate), reset: (*quic.StatelessResetKey)(c.ResetKey),
 		admitted: newAdmission(), sessions: make(chan *Stream, maxSessions), started: make(chan struct{}), open: map[*Conn]struct{}{},
 	}
 	for _, m := range c.Muxes {
@@ -164,7 +169,10 @@ func (e *Endpoint) start(ctx context.Context, wg *sync.WaitGroup) (listeners []*
 		return nil, errors.New("quic: Run was called twice")
 	}
 	for _, p := range e.conns {
-		t := &quic.Transport{Conn: p, ConnectionIDLength: connIDLen, VerifySourceAddress: e.admitted.unverified, ConnContext: e.admitted.enter}
+		t := &quic.Transport{
+			Conn: p, ConnectionIDLength: connIDLen, StatelessResetKey: e.reset,
+			VerifySourceAddress: e.admitted.unverified, ConnContext: e.admitted.enter,
+		}
 		e.transports = append(e.transports, t)
 		l, err := t.Listen(e.tls, quicConfig())
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -281,6 +282,33 @@ func TestEnds(t *testing.T) {
 		}
 		if _, err := a.Dial(t.Context(), b.addr); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("Dial = %v, want %v", err, ErrNotRunning)
+		}
+	})
+}
+
+// A host that is killed and started again leaves its neighbours with connections
+// that nobody knows: they learn that with the next datagram, not after silence.
+func TestRestartResets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		cert := certificate(t)
+		a, b := w.node(t, certificate(t)), w.node(t, cert)
+		d, _ := connect(t, a, b)
+		time.Sleep(time.Second)
+		w.net.Connect(a.host, b.host, transporttest.Link{Cut: true}) // its goodbye is lost
+		b.stop()
+		s, err := b.host.Listen(b.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run(t, cert, nil, s)
+		w.net.Connect(a.host, b.host, transporttest.Link{Latency: latency})
+		if _, err := d.Write(make([]byte, 100)); err != nil {
+			t.Fatal(err)
+		}
+		gone(t, d.Conn(), time.Second)
+		if err := d.Conn().Err(); err == nil || !strings.Contains(err.Error(), "stateless reset") {
+			t.Errorf("the connection ended with %v, want a stateless reset", d.Conn().Err())
 		}
 	})
 }

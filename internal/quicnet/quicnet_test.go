@@ -80,7 +80,7 @@ func run(t testing.TB, cert tls.Certificate, change func(*Endpoint), sockets ...
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := New(Config{Muxes: []*mux.Mux{m}, Certificate: cert})
+	e, err := New(Config{Muxes: []*mux.Mux{m}, Certificate: cert, ResetKey: &[32]byte{1}})
 	if err != nil {
 		t.Fatal(err)
 	}
