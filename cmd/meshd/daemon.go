@@ -10,6 +10,7 @@ import (
 
 	"meshd/config"
 	"meshd/internal/identity"
+	"meshd/internal/quicnet"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
@@ -30,6 +31,7 @@ type daemon struct {
 	set       *transport.Set
 	meter     *measure.Meter
 	stray     transport.Counters
+	quic      *quicnet.Endpoint // nil where quic is not configured
 	identity  *identity.Identity
 	pins      *identity.Pins
 	policy    *identity.Policy
@@ -51,7 +53,7 @@ func (d *daemon) Report() Report {
 	r := Report{
 		Version: buildVersion().Version, PID: os.Getpid(), Started: d.started,
 		Mesh: snapshot, MACs: slices.Collect(d.macs.All()), MACTable: d.macs.Stats(),
-		Forwarder: d.forwarder.Stats(), StrayDrops: d.stray.Rx.Stats().Drops,
+		Forwarder: d.forwarder.Stats(), StrayDrops: d.strayDrops(),
 		Port: PortReport{
 			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: backend(offload), Offload: offload,
 			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,
@@ -64,6 +66,22 @@ func (d *daemon) Report() Report {
 		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: listen, Sockets: d.sockets.report(listen)})
 	}
 	return r
+}
+
+// strayDrops are the drops of datagrams before it is known whose they are, by
+// reason.
+func (d *daemon) strayDrops() map[string]uint64 {
+	drops := d.stray.Rx.Stats().Drops
+	if d.quic == nil {
+		return drops
+	}
+	if n := d.quic.Dropped(); n > 0 {
+		if drops == nil {
+			drops = map[string]uint64{}
+		}
+		drops[transport.DropQueueFull.String()] += n
+	}
+	return drops
 }
 
 // backend names how the port's device was opened.

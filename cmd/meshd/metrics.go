@@ -53,7 +53,7 @@ var (
 	descPortDrops     = describe("meshd_port_drops_total", "Frames that our port dropped.", "device", "bridge", "reason")
 	descPortFrames    = describe("meshd_port_frames_total", "Frames read from the bridge and written to it.", "device", "bridge", "direction")
 	descPortBytes     = describe("meshd_port_bytes_total", "Bytes of frames read from the bridge and written to it.", "device", "bridge", "direction")
-	descStrayDrops    = describe("meshd_stray_drops_total", "Datagrams that belong to no path.", "reason")
+	descStrayDrops    = describe("meshd_stray_drops_total", "Datagrams dropped before it was known which path they belong to.", "reason")
 	descFwdFrames     = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
 	descFwdBytes      = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
 	descFwdDrops      = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")

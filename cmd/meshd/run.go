@@ -122,7 +122,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	}
 	carriers, quicPort := []control.Carrier{tcp}, uint16(0)
 	if endpoint != nil {
-		quicPort = endpoint.Port()
+		quicPort, d.quic = endpoint.Port(), endpoint
 		defer endpoint.Close()
 		defer closeMuxes(more)
 		carriers = append(carriers, endpoint)
