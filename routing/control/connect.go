@@ -112,6 +112,9 @@ func (s *session) shakeHands(ctx context.Context, m *Mesh) error {
 	if err != nil {
 		return err
 	}
+	if m.cfg.Stock { // which knows no features of ours
+		conn.Features.Native = false
+	}
 	f := conn.Features
 	s.conn, s.uid, s.native = conn, conn.UID, f.Can(AbilityProbe)
 	s.peer = transport.Peer{Name: f.Name, NickName: f.NickName, UID: f.UID}
@@ -147,7 +150,9 @@ func (m *Mesh) hello(addr netip.Addr, ephemeral *ecdh.PrivateKey) localHello {
 		Native: true, Abilities: []string{AbilityProbe, AbilityLeave, AbilityRefusal},
 		Ephemeral: (*[32]byte)(ephemeral.PublicKey().Bytes()),
 	}
-	if m.cfg.Identity != nil {
+	if m.cfg.Stock {
+		h.features.Native, h.features.Abilities, h.features.Ephemeral = false, nil, nil
+	} else if m.cfg.Identity != nil {
 		h.features.Abilities = append(h.features.Abilities, AbilityIdentity)
 	}
 	for _, p := range m.set.TrustedSubnets {

@@ -3,7 +3,9 @@ package control
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -102,22 +104,33 @@ func (s *shaken) begin(i int) {
 			targets = append(targets, fmt.Sprintf("10.0.0.%d", e[0]+1))
 		}
 	}
-	s.prepare = nil
-	if s.stock[i] {
-		s.prepare = likeStock
-	}
 	s.nodes[i] = s.start(i+1, to(targets...), func(c *Config) {
+		c.Stock = s.stock[i]
 		c.Self.UID, c.Settings.Discovery = 1+s.rng.Uint64N(1<<63), false
 	})
 }
 
-// likeStock makes a mesh keep to the letter of sections 1.10, 3.3 and 3.4: versions
-// from 0, no answer to old entries, no grace in collections.
-func likeStock(m *Mesh) {
-	m.mends = false
-	self := m.topo.Self()
-	self.Version = 0
-	m.topo = routing.NewTopology(self, nil)
+// TestStockAnnouncesNothingOfOurs: the features of a mesh that plays a stock router
+// are those of section 1.7, with an identity and a password configured too.
+func TestStockAnnouncesNothingOfOurs(t *testing.T) {
+	inBubble(t, func(t *testing.T, w *world) {
+		a := w.start(1, newHost(t).config, func(c *Config) { c.Stock = true })
+		defer a.stop()
+		stream, err := w.net.carrier(t, "10.0.0.9:6783").Dial(t.Context(), netip.MustParseAddrPort("10.0.0.1:6783"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		f := Features{Name: 0x020000000009, UID: 9, ConnID: 1, Native: true, Abilities: []string{AbilityProbe}, Ephemeral: &[32]byte{9}}
+		conn, err := Handshake(t.Context(), stream, HandshakeConfig{Dialled: true, Features: f.FeatureMap})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := slices.Sorted(maps.Keys(conn.RemoteFeatures))
+		if want := []string{featureConnID, featureName, featureNickName, featureOverlays, featureFlavour, featureShortID, featureTrusted, featureUID}; !slices.Equal(got, want) {
+			t.Errorf("features %v, want %v", got, want)
+		}
+	})
 }
 
 // pause lets a moment pass in which what was done is half known.

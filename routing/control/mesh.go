@@ -72,7 +72,11 @@ type Config struct {
 	// nil.
 	Remembered []Remembered
 	Remember   func([]Remembered)
-	Log        *slog.Logger
+	// Stock makes the mesh behave as a stock router to the letter: it announces and
+	// answers nothing of ours, and mends nothing. It is for tests of what peers make
+	// of a stock router.
+	Stock bool
+	Log   *slog.Logger
 }
 
 // Mesh is the control plane: the sessions to all neighbours, the topology they
@@ -131,7 +135,7 @@ func New(cfg Config) (*Mesh, error) {
 		worked:     worked{},
 		news:       map[frame.PeerName]*session{},
 		told:       map[frame.PeerName]time.Time{},
-		mends:      true,
+		mends:      !cfg.Stock,
 	}
 	m.ctx, m.end = context.WithCancel(context.Background())
 	if m.cfg.Resolve == nil {
@@ -141,7 +145,7 @@ func New(cfg Config) (*Mesh, error) {
 	}
 	m.topo = routing.NewTopology(routing.Peer{
 		Name: cfg.Self.Name, NickName: cfg.Self.NickName, UID: cfg.Self.UID,
-		Version: routing.FirstVersion(time.Now()),
+		Version: cfg.firstVersion(),
 	}, nil)
 	m.targets = newTargets(cfg.Self.Name, cfg.carrierPorts())
 	if err := m.targets.SetDirect(cfg.Settings.Peers, time.Now()); err != nil {
@@ -161,6 +165,14 @@ func (c *Config) carrierPorts() (ps carrierPorts) {
 		ps = append(ps, carrierPort{carrier.Name(), port})
 	}
 	return ps
+}
+
+// firstVersion is that of our topology entry; stock routers begin with 0.
+func (c *Config) firstVersion() uint64 {
+	if c.Stock {
+		return 0
+	}
+	return routing.FirstVersion(time.Now())
 }
 
 // LinksChanged makes the mesh look at the links again. It never blocks and may be

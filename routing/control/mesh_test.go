@@ -123,14 +123,13 @@ type node struct {
 
 // world is some nodes on one network.
 type world struct {
-	t       *testing.T
-	net     *memNet // TCP
-	quic    *memNet // QUIC, for nodes started with it
-	air     *air
-	fast    *air // of nodes with a second transport
-	uids    uint64
-	self    map[*Config]*node // while a node is configured
-	prepare func(*Mesh)       // called before a mesh runs; nil: nothing
+	t    *testing.T
+	net  *memNet // TCP
+	quic *memNet // QUIC, for nodes started with it
+	air  *air
+	fast *air // of nodes with a second transport
+	uids uint64
+	self map[*Config]*node // while a node is configured
 }
 
 func newWorld(t *testing.T) *world {
@@ -174,9 +173,6 @@ func (w *world) start(i int, change ...func(*Config)) *node {
 	var err error
 	if n.mesh, err = New(cfg); err != nil {
 		w.t.Fatal(err)
-	}
-	if w.prepare != nil {
-		w.prepare(n.mesh)
 	}
 	ctx, cancel := context.WithCancel(w.t.Context())
 	n.stop = func() { cancel(); <-n.done }
