@@ -10,7 +10,6 @@ import (
 
 	"meshd/config"
 	"meshd/internal/identity"
-	"meshd/internal/quicnet"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
@@ -31,7 +30,7 @@ type daemon struct {
 	set       *transport.Set
 	meter     *measure.Meter
 	stray     transport.Counters
-	quic      *quicnet.Endpoint // nil where quic is not configured
+	ports     ports
 	identity  *identity.Identity
 	pins      *identity.Pins
 	policy    *identity.Policy
@@ -72,10 +71,10 @@ func (d *daemon) Report() Report {
 // reason.
 func (d *daemon) strayDrops() map[string]uint64 {
 	drops := d.stray.Rx.Stats().Drops
-	if d.quic == nil {
+	if d.ports.quic == nil {
 		return drops
 	}
-	if n := d.quic.Dropped(); n > 0 {
+	if n := d.ports.quic.Dropped(); n > 0 {
 		if drops == nil {
 			drops = map[string]uint64{}
 		}
@@ -145,14 +144,14 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	running.Peers, running.Discovery, running.ConnectionLimit = next.Peers, next.Discovery, next.ConnectionLimit
 	running.TrustedSubnets, running.MinProtocol, running.LogLevel = next.TrustedSubnets, next.MinProtocol, next.LogLevel
 	running.Password, running.OtherPassword, running.Trust = next.Password, next.OtherPassword, next.Trust
-	d.policy.Set(running.Trust.Keys, running.Trust.Stock)
 	running.Overrides = next.Overrides
 	if config.SameTransports(next.Transports, running.Transports) {
 		running.Transports = next.Transports
 	}
-	d.set.Prefer(preferences(running))
+	d.steer(running)
 	if err := d.mesh.Apply(settings(running)); err != nil {
-		return nil, nil, err
+		d.steer(d.cfg)
+		return nil, nil, fmt.Errorf("nothing was changed: %w", err)
 	}
 	d.opt.level.Set(next.LogLevel)
 	d.cfg, d.pending = running, needRestart
@@ -161,6 +160,12 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 		d.opt.log.Warn("changed settings take a restart", "settings", needRestart)
 	}
 	return applied, needRestart, nil
+}
+
+// steer tells whom we trust and what we prefer, before sessions are judged by it.
+func (d *daemon) steer(cfg config.Config) {
+	d.policy.Set(cfg.Trust.Keys, cfg.Trust.Stock)
+	d.set.Prefer(preferences(cfg))
 }
 
 // reloadLogged is a reload that nobody waits for.

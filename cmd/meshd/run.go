@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -17,7 +18,6 @@ import (
 	"meshd/config"
 	"meshd/internal/frame"
 	"meshd/internal/identity"
-	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
@@ -37,6 +37,10 @@ type runOptions struct {
 	pprof bool // profiles on the API socket
 }
 
+// stockOnly is empty but in the binary that integration tests build, by -ldflags, to
+// have a peer that speaks the stock protocol only.
+var stockOnly string
+
 // run is a daemon's life: it opens everything, runs until ctx is done or
 // something fails, and takes back what it made. The way of a frame is
 //
@@ -48,102 +52,48 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	log := opt.log
-	for _, w := range cfg.Warnings {
-		log.Warn(w)
+	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop}
+	who, err := d.prepare()
+	if err != nil {
+		return err
 	}
+	defer who.lock.Close()
+	in, err := listen(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if d.sockets, err = openSockets(cfg, log); err != nil {
+		return err
+	}
+	if d.port, err = openPort(cfg, who.name, log); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.port.Close()) }()
+	if d.ports, err = openPorts(cfg, who.id, d.sockets, log); err != nil {
+		return err
+	}
+	defer d.ports.Close()
 
-	if err := tap.Check(); err != nil {
-		return err
-	}
-	if err := checkStateDir(cfg.StateDir); err != nil {
-		return err
-	}
-	lock, err := lockNamespace()
-	if err != nil {
-		return err
-	}
-	defer lock.Close()
-	name, err := peerName(cfg, log)
-	if err != nil {
-		return err
-	}
-	id, policy, pins, err := openTrust(cfg, log)
-	if err != nil {
-		return err
-	}
-	api, err := listenSocket(cfg.API.Socket)
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	var http net.Listener // weave's API, where it is wanted
-	if cfg.API.HTTP != "" {
-		if http, err = listenHTTP(cfg.API.HTTP, log); err != nil {
-			return fmt.Errorf("%w (api.http; empty: off)", err)
-		}
-		defer http.Close()
-	}
-	tcp, err := control.ListenTCP(ctx, cfg.Listen)
-	if err != nil {
-		return portTaken(err, "listen", cfg.Listen, "tcp")
-	}
-	defer tcp.Close()
-	offload, err := udpOffload(cfg.UDP.Offload, udp.Probe)
-	if err != nil {
-		return err
-	}
-	if cfg.UDP.Offload != config.Off && offload.Why != "" {
-		log.Warn("UDP offload", "gso", offload.GSO, "gro", offload.GRO, "why", offload.Why)
-	}
-	port, err := tap.Open(tap.Config{
-		Bridge: cfg.Bridge.Name, MTU: cfg.Bridge.MTU, CreateBridge: cfg.Bridge.Create,
-		Device: cfg.TAP.Name, Offload: string(cfg.TAP.Offload), PeerName: name, Log: log,
-	})
-	if err != nil {
-		return fmt.Errorf("open the port: %w", err)
-	}
-	defer func() { err = errors.Join(err, port.Close()) }()
-
-	macs := routing.NewMACTable(routing.MACConfig{Self: name})
-	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, macs: macs, port: port, sockets: newSockets(offload, log)}
-	d.identity, d.policy, d.pins = id, policy, pins
-	d.meter = measure.New(measure.Config{Self: name, Send: d.originate, Tell: d.tellMeter})
-	d.forwarder = routing.NewForwarder(routing.Config{Self: name, Port: port, MACs: macs, Local: d.meter.Take, Log: log})
-	shared, err := openMux(cfg, d.sockets, log)
-	if err != nil {
-		return err
-	}
-	if shared != nil {
-		defer shared.Close()
-	}
-	endpoint, more, err := openQUIC(cfg, id, shared, d.sockets, log)
-	if err != nil {
-		return err
-	}
-	carriers, quicPort := []control.Carrier{tcp}, uint16(0)
-	if endpoint != nil {
-		quicPort, d.quic = endpoint.Port(), endpoint
-		defer endpoint.Close()
-		defer closeMuxes(more)
-		carriers = append(carriers, endpoint)
-	}
+	d.macs = routing.NewMACTable(routing.MACConfig{Self: who.name})
+	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Tell: d.tellMeter})
+	d.forwarder = routing.NewForwarder(routing.Config{Self: who.name, Port: d.port, MACs: d.macs, Local: d.meter.Take, Log: log})
 	transports, err := openTransports(transportDeps{
-		cfg: cfg, self: name, deliver: d.forwarder.FromLinks, mux: shared, quic: endpoint, sockets: d.sockets, stray: &d.stray, log: log,
+		cfg: cfg, self: who.name, deliver: d.forwarder.FromLinks, mux: d.ports.shared, quic: d.ports.quic, sockets: d.sockets, stray: &d.stray, log: log,
 	})
 	if err != nil {
 		return err
 	}
-	set := transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
-	set.Prefer(preferences(cfg))
-	d.set = set
+	d.set = transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
+	d.set.Prefer(preferences(cfg))
 	memory := newMemory(cfg.StateDir, log)
 	d.mesh, err = control.New(control.Config{
-		Self: transport.Peer{Name: name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
-		Port: tcp.Port(), Settings: settings(cfg), Set: set, Carriers: carriers, QUICPort: quicPort,
-		Identity: id, Trust: policy,
-		Refuse: newOverlay(port.BridgeName()).refuse, PublishFIB: d.forwarder.SetFIB,
+		Self: transport.Peer{Name: who.name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
+		Port: in.tcp.Port(), QUICPort: d.ports.quicPort(), Settings: settings(cfg), Set: d.set,
+		Carriers: d.ports.carriers(in.tcp), Identity: who.id, Trust: d.policy, Stock: stockOnly != "",
+		Refuse: newOverlay(d.port.BridgeName()).refuse, PublishFIB: d.forwarder.SetFIB,
 		Channels:   map[string]func(frame.PeerName, []byte){measure.Channel: d.meter.Told},
-		ForgetMACs: func(peers []frame.PeerName) { macs.Forget(peers...) },
+		ForgetMACs: func(peers []frame.PeerName) { d.macs.Forget(peers...) },
 		Remembered: memory.load(), Remember: memory.save, Log: log,
 	})
 	if err != nil {
@@ -152,31 +102,71 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return port.Run(ctx, d.forwarder.FromPort) })
-	sockets, stopSockets := ctx, func() {}
-	if endpoint != nil { // it says goodbye, and needs them to
-		sockets, stopSockets = context.WithCancel(context.WithoutCancel(ctx))
-		g.Go(func() error { defer stopSockets(); return endpoint.Run(ctx) })
-	}
-	for _, m := range append(more, shared) {
-		if m != nil {
-			g.Go(func() error { return m.Run(sockets) })
-		}
-	}
-	g.Go(func() error { return set.Run(ctx) })
+	g.Go(func() error { return d.port.Run(ctx, d.forwarder.FromPort) })
+	d.ports.run(ctx, g)
+	g.Go(func() error { return d.set.Run(ctx) })
 	g.Go(func() error { return d.mesh.Run(ctx) })
-	g.Go(func() error { return d.serve(ctx, api, http) })
+	g.Go(func() error { return d.serve(ctx, in.api, in.http) })
 	g.Go(func() error { d.housekeep(ctx); return nil })
 	g.Go(func() error { memory.run(ctx); return nil })
-	g.Go(func() error { pins.Run(ctx); return nil })
-	log.Info("meshd is up", "name", name, "nickname", cfg.Nickname, "listen", cfg.Listen,
-		"bridge", port.BridgeName(), "device", port.Name(), "mtu", port.MTU(), "encrypted", cfg.Password != "")
+	g.Go(func() error { d.pins.Run(ctx); return nil })
+	log.Info("meshd is up", "name", who.name, "nickname", cfg.Nickname, "listen", cfg.Listen,
+		"bridge", d.port.BridgeName(), "device", d.port.Name(), "mtu", d.port.MTU(), "encrypted", cfg.Password != "")
 	if err := g.Wait(); err != nil {
 		return err
 	}
 	memory.forget()
 	log.Info("meshd ends")
 	return nil
+}
+
+// self is who this daemon is.
+type self struct {
+	lock io.Closer // that no other daemon runs in this network namespace
+	name frame.PeerName
+	id   *identity.Identity
+}
+
+// prepare checks what can be checked before anything is made, and finds out who we
+// are and whom we let in.
+func (d *daemon) prepare() (who self, err error) {
+	for _, w := range d.cfg.Warnings {
+		d.opt.log.Warn(w)
+	}
+	if err := tap.Check(); err != nil {
+		return who, err
+	}
+	if err := checkStateDir(d.cfg.StateDir); err != nil {
+		return who, err
+	}
+	lock, err := lockNamespace()
+	if err != nil {
+		return who, err
+	}
+	who.lock = lock
+	defer func() {
+		if err != nil {
+			lock.Close()
+		}
+	}()
+	if who.name, err = peerName(d.cfg, d.opt.log); err != nil {
+		return who, err
+	}
+	who.id, d.policy, d.pins, err = openTrust(d.cfg, d.opt.log)
+	d.identity = who.id
+	return who, err
+}
+
+// openPort makes our port on the bridge.
+func openPort(cfg config.Config, name frame.PeerName, log *slog.Logger) (*tap.Port, error) {
+	port, err := tap.Open(tap.Config{
+		Bridge: cfg.Bridge.Name, MTU: cfg.Bridge.MTU, CreateBridge: cfg.Bridge.Create,
+		Device: cfg.TAP.Name, Offload: string(cfg.TAP.Offload), PeerName: name, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the port: %w", err)
+	}
+	return port, nil
 }
 
 // settings are the parts of the configuration that the mesh takes live.

@@ -26,6 +26,18 @@ func udpOffload(s config.Switch, probe func() udp.Offload) (udp.Offload, error) 
 	return o, nil
 }
 
+// openSockets finds out what the kernel can do for UDP. It opens nothing yet.
+func openSockets(cfg config.Config, log *slog.Logger) (*sockets, error) {
+	offload, err := udpOffload(cfg.UDP.Offload, udp.Probe)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.UDP.Offload != config.Off && offload.Why != "" {
+		log.Warn("UDP offload", "gso", offload.GSO, "gro", offload.GRO, "why", offload.Why)
+	}
+	return newSockets(offload, log), nil
+}
+
 // sockets are the UDP sockets of this daemon: transports open theirs here, so that
 // a status can show what they leave to the kernel.
 type sockets struct {

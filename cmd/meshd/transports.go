@@ -73,18 +73,6 @@ func transportListens(cfg config.Config, name string) string {
 	return cfg.Listen
 }
 
-// openMux opens the port that transports share; nil where none does.
-func openMux(cfg config.Config, s *sockets, log *slog.Logger) (*mux.Mux, error) {
-	if !slices.ContainsFunc(cfg.Transports, transportShares) {
-		return nil, nil
-	}
-	conns, err := s.listen("udp.listen", cfg.UDP.Listen)
-	if err != nil {
-		return nil, err
-	}
-	return mux.New(each(conns, func(c *udp.Conn) mux.Socket { return c }), log)
-}
-
 // transportNames are the names that a configuration may use.
 func transportNames() []string {
 	var names []string
