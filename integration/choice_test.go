@@ -149,6 +149,107 @@ func TestMixedPreferences(t *testing.T) {
 	transfers(w, boxes)
 }
 
+// TestMixedPreferencesIPv6 is the same where hosts have IPv6 only.
+//
+//	weave01 punch, quic, sleeve ──┐
+//	weave02 sleeve, quic, punch ──┼── lan, IPv6
+//	weave03 quic ─────────────────┘
+func TestMixedPreferencesIPv6(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	lan := w.lan("lan")
+	var hosts []*host
+	for i, order := range []string{"punch,quic,sleeve", "sleeve,quic,punch", "quic"} {
+		h := w.host(fmt.Sprint("weave0", i+1), lan.at(fmt.Sprintf("fd00::%d/64", i+1)))
+		h.Env = []string{"MESHD_TRANSPORTS=" + order}
+		hosts = append(hosts, h)
+	}
+	w.mesh(hosts...)
+	boxes := w.boxes(hosts...)
+	w.answers(boxes...)
+	hosts[0].uses(hosts[1], "punch")
+	hosts[1].uses(hosts[0], "sleeve")
+	hosts[2].uses(hosts[0], "quic")
+	ipv6(w, boxes)
+	transfers(w, boxes)
+}
+
+// stock adds a machine whose router speaks the stock protocol only.
+func (w *world) stock(nick string, plugs ...plug) *host {
+	w.Helper()
+	h := w.host(nick, plugs...)
+	h.Binary = suite.stock
+	h.Env = []string{"MESHD_TRANSPORTS=sleeve"}
+	return h
+}
+
+// TestStockPeer: among hosts that prefer different transports there is a stock
+// router. Frames to it go over sleeve. It neither dials nor misroutes what it does
+// not know: two hosts that have nothing but QUIC between them.
+//
+//	weave01 ──┐
+//	weave02 ──┼── lan ── stock
+//	weave03 ──┘
+//
+// weave01 and weave02 cannot reach each other's port 6783.
+func TestStockPeer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.needNFT()
+	lan := w.lan("lan")
+	hosts := []*host{
+		w.host("weave01", lan.at("10.0.0.1/24")),
+		w.host("weave02", lan.at("10.0.0.2/24")),
+		w.host("weave03", lan.at("10.0.0.3/24")),
+		w.stock("stock", lan.at("10.0.0.4/24")),
+	}
+	hosts[0].Env = []string{"MESHD_TRANSPORTS=quic,sleeve"}
+	hosts[1].Env = []string{"MESHD_TRANSPORTS=quic,sleeve"}
+	hosts[0].block("half", "ip saddr 10.0.0.2 th dport 6783 drop; ip daddr 10.0.0.2 th dport 6783 drop;")
+	hosts[3].start()
+	for _, h := range hosts[:3] {
+		h.start(hosts[3].addr())
+	}
+	w.joined(hosts...)
+	boxes := w.boxes(hosts...)
+	w.answers(boxes...)
+	for _, h := range hosts[:3] {
+		h.uses(hosts[3], "sleeve")
+		h.rides(hosts[3], "tcp")
+		hosts[3].uses(h, "sleeve")
+	}
+	hosts[0].uses(hosts[1], "quic")
+	hosts[0].rides(hosts[1], "quic")
+	hosts[2].uses(hosts[0], "quic")
+	transfers(w, boxes)
+	w.settled(hosts...)
+	if n := len(hosts[3].report().Connections); n != 3 {
+		t.Errorf("the stock router has %d connections or attempts, want its three neighbours: %+v", n, hosts[3].report().Connections)
+	}
+}
+
+// TestStockRelay: a stock router is all that two hosts have in common.
+//
+//	weave01 ── lan1 ── stock ── lan2 ── weave02
+func TestStockRelay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	lan1, lan2 := w.lan("lan1"), w.lan("lan2")
+	a := w.host("weave01", lan1.at("10.0.1.1/24"))
+	s := w.stock("stock", lan1.at("10.0.1.2/24"), lan2.at("10.0.2.2/24"))
+	b := w.host("weave02", lan2.at("10.0.2.3/24"))
+	s.start()
+	a.start("10.0.1.2")
+	b.start("10.0.2.2")
+	w.reach(a, s, b)
+	boxes := w.boxes(a, s, b)
+	w.answers(boxes...)
+	if via := a.report().Via(b.Name); via != s.Name {
+		t.Errorf("frames from weave01 to weave02 go via %q, want the stock router", via)
+	}
+	transfers(w, boxes)
+}
+
 // TestBlockedTransports: whatever is blocked under a running TCP connection, it
 // goes on within 3 s, and returns to the best transport when that works again.
 //

@@ -19,6 +19,7 @@ const labPrefix = "meshd-test-"
 // suite is what all tests of a run share.
 var suite struct {
 	binary string
+	stock  string     // meshd that speaks the stock protocol only
 	mu     sync.Mutex // guards labs
 	labs   []*lab.Lab
 }
@@ -46,7 +47,11 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if suite.binary, err = build(dir); err != nil {
+	if suite.binary, err = build(dir, "meshd", os.Getenv("MESHD_BINARY")); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	if suite.stock, err = build(dir, "stock", "", "-ldflags", "-X main.stockOnly=yes"); err != nil {
 		fmt.Println(err)
 		return 1
 	}
@@ -62,23 +67,24 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds meshd, or takes the one that MESHD_BINARY names. Tests that run with
-// the race detector build it with the race detector too, and so find its races.
-func build(dir string) (string, error) {
-	if path := os.Getenv("MESHD_BINARY"); path != "" {
-		return filepath.Abs(path)
+// build builds meshd, or takes a ready one. Tests that run with the race detector
+// build it with the race detector too, and so find its races.
+func build(dir, name, ready string, flags ...string) (string, error) {
+	if ready != "" {
+		return filepath.Abs(ready)
 	}
-	path := filepath.Join(dir, "meshd")
+	path := filepath.Join(dir, name)
 	// Readable for the test that starts it as another user.
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", path, "meshd/cmd/meshd")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	args := []string{"build", "-o", path}
+	env := "CGO_ENABLED=0"
 	if raceEnabled {
-		cmd = exec.Command("go", "build", "-race", "-o", path, "meshd/cmd/meshd")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+		args, env = append(args, "-race"), "CGO_ENABLED=1"
 	}
+	cmd := exec.Command("go", append(append(args, flags...), "meshd/cmd/meshd")...)
+	cmd.Env = append(os.Environ(), env)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build meshd: %w\n%s", err, out)
 	}
