@@ -122,6 +122,27 @@ func TestQUICAlone(t *testing.T) {
 	}
 }
 
+// TestSleeveBesideQUIC: where TCP does not pass, the session rides on QUIC, and
+// sleeve finds the neighbour's port all the same.
+//
+//	weave01 ── lan, where TCP/6783 is blocked ── weave02
+func TestSleeveBesideQUIC(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.needNFT()
+	lan := w.lan("lan")
+	a, b := w.host("weave01", lan.at("10.0.0.1/24")), w.host("weave02", lan.at("10.0.0.2/24"))
+	for _, h := range []*host{a, b} {
+		h.Env = []string{"MESHD_TRANSPORTS=sleeve,quic", "MESHD_PASSWORD=a long enough password for a test"}
+		h.block("blocked", blockSession)
+	}
+	w.mesh(a, b)
+	a.rides(b, "quic")
+	a.uses(b, "sleeve")
+	b.uses(a, "sleeve")
+	w.answers(w.boxes(a, b)...)
+}
+
 // TestMixedPreferences: each host has an order of its own, one knows QUIC only.
 //
 //	weave01 punch, quic, sleeve ──┐

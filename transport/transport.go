@@ -84,6 +84,9 @@ type Session struct {
 	Stream        net.Conn       // what the session rides on, not to be read or written
 	LocalAddr     netip.AddrPort // our end of the control connection
 	RemoteAddr    netip.AddrPort // the other end; ephemeral port unless Dialled
+	// ControlPort is the neighbour's port of TCP and of sleeve, where that is not
+	// RemoteAddr's because the session rides on something else; 0: it is.
+	ControlPort uint16
 	// Key seals weave's sleeve (section 1.6); nil: plain, by lack of a password
 	// or by mutual trust.
 	Key *[32]byte

@@ -147,11 +147,12 @@ func (m *Mesh) hello(addr netip.Addr, ephemeral *ecdh.PrivateKey) localHello {
 		Name: self.Name, NickName: self.NickName, UID: self.UID, ConnID: rand.Uint64(),
 		ShortID: self.ShortID, HasShortID: self.HasShortID,
 		Overlays: m.cfg.Set.Names(), HasOverlays: true,
-		Native: true, Abilities: []string{AbilityProbe, AbilityLeave, AbilityRefusal},
+		Native: true, Port: m.cfg.Port, Abilities: []string{AbilityProbe, AbilityLeave, AbilityRefusal},
 		Ephemeral: (*[32]byte)(ephemeral.PublicKey().Bytes()),
 	}
 	if m.cfg.Stock {
 		h.features.Native, h.features.Abilities, h.features.Ephemeral = false, nil, nil
+		h.features.Port = 0
 	} else if m.cfg.Identity != nil {
 		h.features.Abilities = append(h.features.Abilities, AbilityIdentity)
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // Keys of the features, weave protocol section 1.7. Stock routers ignore the
-// last three, which meshd peers send each other under protocol 2.
+// last ones, which meshd peers send each other under protocol 2.
 const (
 	featureFlavour   = "PeerNameFlavour"
 	featureName      = "Name"
@@ -26,6 +26,7 @@ const (
 	featureOverlays  = "Overlays"
 	featurePublicKey = "PublicKey" // protocol 1 with a password
 	featureMeshd     = "Meshd"     // abilities, space separated
+	featurePort      = "Port"      // decimal: of TCP and sleeve
 	featureEphemeral = "Ephemeral" // 64 hex digits: an X25519 public key of this connection
 	featureProof     = "Proof"     // over secure streams: 64 hex digits, see proof.go
 )
@@ -77,6 +78,7 @@ type Features struct {
 	HasOverlays bool
 	Native      bool      // the peer is meshd
 	Abilities   []string  // of a meshd peer
+	Port        uint16    // of a meshd peer's TCP and sleeve; 0: not told
 	Ephemeral   *[32]byte // X25519 public key for PathSecret; nil: none sent
 }
 
@@ -106,6 +108,9 @@ func (f Features) FeatureMap(version int) map[string]string {
 	}
 	if f.Native {
 		m[featureMeshd] = strings.Join(f.Abilities, " ")
+	}
+	if f.Port != 0 {
+		m[featurePort] = strconv.FormatUint(uint64(f.Port), 10)
 	}
 	if f.Ephemeral != nil {
 		m[featureEphemeral] = hex.EncodeToString(f.Ephemeral[:])
@@ -220,6 +225,13 @@ func (p *featureParser) version2(f *Features) {
 	}
 	if value, ok := p.m[featureMeshd]; ok {
 		f.Abilities, f.Native = strings.Fields(value), true
+	}
+	if value, ok := p.m[featurePort]; ok && f.Native {
+		port, err := strconv.ParseUint(value, 10, 16)
+		if err != nil || port == 0 {
+			p.refuse("%s is %.40q: not a port", featurePort, value)
+		}
+		f.Port = uint16(port)
 	}
 	if value, ok := p.m[featureEphemeral]; ok {
 		key, err := parseHexKey(value)

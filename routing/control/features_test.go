@@ -92,6 +92,25 @@ func TestParseFeaturesAccepts(t *testing.T) {
 	}
 }
 
+// The port is one that datagrams can go to, and only a meshd peer's counts.
+func TestPortFeature(t *testing.T) {
+	for value, want := range map[string]uint16{"1": 1, "6783": 6783, "65535": 65535, "0": 0, "65536": 0, "": 0, "-1": 0, "x": 0} {
+		m := validFeatures()
+		m["Port"] = value
+		if f, err := ParseFeatures(m, 2); err != nil || f.Port != 0 {
+			t.Errorf("%q of a stock router: %d, %v, want it ignored", value, f.Port, err)
+		}
+		m["Meshd"] = ""
+		f, err := ParseFeatures(m, 2)
+		if f.Port != want || (err == nil) != (want != 0) {
+			t.Errorf("%q: %d, %v, want %d", value, f.Port, err, want)
+		}
+		if want != 0 && f.FeatureMap(2)["Port"] != value {
+			t.Errorf("%q is sent as %q", value, f.FeatureMap(2)["Port"])
+		}
+	}
+}
+
 func TestParseFeaturesRefuses(t *testing.T) {
 	for _, key := range []string{"PeerNameFlavour", "Name", "NickName", "UID", "ConnID"} {
 		m := validFeatures()

@@ -81,6 +81,9 @@ func (s *session) attach(set *transport.Set, self transport.Peer) (err error) {
 		Stream: s.stream, LocalAddr: addrPort(s.stream.LocalAddr()), RemoteAddr: s.addr, Native: s.native,
 		Secret: s.secret, Authenticated: s.authenticated(),
 	}
+	if s.carrier != CarrierTCP {
+		sess.ControlPort = s.conn.Features.Port
+	}
 	if sess.Key, err = s.sleeveKey(); err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func newPath(t *Transport, s transport.Session) *path {
 		Overhead: p.overhead(s.RemoteAddr), Verify: verify, Skip: isFragTest,
 	})
 	if s.Dialled {
-		p.addr = netip.AddrPortFrom(s.RemoteAddr.Addr().Unmap(), s.RemoteAddr.Port())
+		p.addr = netip.AddrPortFrom(s.RemoteAddr.Addr().Unmap(), cmp.Or(s.ControlPort, s.RemoteAddr.Port()))
 		p.conn, p.home = t.conn(p.addr), p.addr
 	}
 	return p
