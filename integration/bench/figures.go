@@ -46,6 +46,7 @@ func figures() []figure {
 		ratioFigure("sleeve with password to stock with password", 5, 8, tcp(sleevePWName), tcp(stockPWName)),
 		ratioFigure("punch, 1 TCP stream, to newest wireguard-go", 1.8, 2.5, tcp(punchName), tcp(wireguardName)),
 		ratioFigure("the same on real 1500-byte packets, punch to wireguard-go", 1.6, 2.0, wired(punchName), wired(wireguardName)),
+		ratioFigure("quic, 1 TCP stream, to newest wireguard-go", 0.5, 1.0, tcp(quicName), tcp(wireguardName)),
 		ratioFigure("punch to kernel VXLAN, which encrypts nothing", 0.25, 0.35, tcp(punchName), tcp(vxlanName)),
 	}
 	for _, name := range []string{punchName, sleeveName} {
