@@ -177,6 +177,7 @@ func (s *siege) strangers(addrs []string, meanwhile func()) {
 		for range 20 {
 			c.SendDatagram(randomBytes(rand.New(rand.NewPCG(uint64(i), 1)), 1000))
 		}
+		time.Sleep(5 * time.Millisecond) // a rate that the socket takes
 	}
 	meanwhile()
 	s.eventually("all strangers are thrown out", func(context.Context) error {

@@ -39,11 +39,13 @@ type Conn struct {
 	key     ed25519.PublicKey
 	dialled bool
 
-	mu      sync.Mutex // guards below
-	holders int
-	closing bool // nobody holds it, and nobody may any more
-	idle    *time.Timer
-	owner   any // who has its datagrams; nil: nobody
+	mu       sync.Mutex // guards below
+	holders  int
+	closing  bool // nobody holds it, and nobody may any more
+	idle     *time.Timer
+	owner    any            // who has its datagrams; nil: nobody
+	favoured netip.AddrPort // has room kept for it because of owner
+	ended    bool           // the connection is not served any more
 }
 
 // newConn takes a connection whose handshake is done. It has no holder yet.
@@ -98,14 +100,30 @@ func (c *Conn) close(code quic.ApplicationErrorCode, why string) {
 }
 
 // Own makes the datagrams of the connection the owner's; false: they are another
-// one's. Only who owns them may send and receive them.
+// one's. Only who owns them may send and receive them. From then on, strangers'
+// datagrams crowd out none that come from where the other end is now.
 func (c *Conn) Own(owner any) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.owner == nil {
 		c.owner = owner
+		if !c.ended {
+			c.favoured = c.RemoteAddr()
+			c.e.favour(c.favoured, 1)
+		}
 	}
 	return c.owner == owner
+}
+
+// end undoes what was kept for the connection.
+func (c *Conn) end() {
+	c.idle.Stop()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.favoured.IsValid() {
+		c.e.favour(c.favoured, -1)
+	}
 }
 
 // Done is closed when the connection is.

@@ -259,10 +259,17 @@ func (e *Endpoint) serve(c *Conn) {
 		wg.Go(func() { e.sort(&Stream{Stream: q, conn: c}) })
 	}
 	wg.Wait()
-	c.idle.Stop()
+	c.end()
 	e.mu.Lock()
 	delete(e.open, c)
 	e.mu.Unlock()
+}
+
+// favour keeps room for an address, or no longer.
+func (e *Endpoint) favour(a netip.AddrPort, by int) {
+	for _, p := range e.conns {
+		p.favour(a, by)
+	}
 }
 
 // sort hands a stream to who takes its kind.

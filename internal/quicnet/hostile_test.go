@@ -250,13 +250,30 @@ func TestQueueIsBounded(t *testing.T) {
 		for i := range 10 {
 			a.conns[0].pushLocked(make([]byte, maxQUIC+i), netip.MustParseAddrPort("10.0.0.1:1"))
 		}
-		for i := range 2 * maxQueued {
-			a.conns[0].pushLocked([]byte{0x40}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1))
+		strangers := func(n int) {
+			for i := range n {
+				a.conns[0].pushLocked([]byte{0x40}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1))
+			}
 		}
+		strangers(2 * maxQueued)
 		known := len(a.conns[0].known)
+		friend := netip.MustParseAddrPort("10.1.0.1:1")
+		for _, by := range []int{1, 1, -1} {
+			a.conns[0].mu.Unlock()
+			a.favour(friend, by)
+			a.conns[0].mu.Lock()
+		}
+		dropped := uint64(9 + 2*maxQueued + 1 - maxStrangers)
+		if got := a.Dropped(); got != dropped {
+			t.Errorf("%d datagrams dropped, want %d", got, dropped)
+		}
+		for range maxQueued {
+			a.conns[0].pushLocked([]byte{0x40}, friend)
+		}
 		a.conns[0].mu.Unlock()
-		if got, want := a.Dropped(), uint64(9+maxQueued+1); got != want {
-			t.Errorf("%d datagrams dropped, want %d", got, want)
+		dropped += maxStrangers
+		if got := a.Dropped(); got != dropped {
+			t.Errorf("%d datagrams dropped, want %d: strangers took the place of who has a path", got, dropped)
 		}
 		if known > maxAddresses {
 			t.Errorf("%d addresses remembered, want %d at most", known, maxAddresses)

@@ -16,6 +16,7 @@ import (
 // Bounds of what waits between a mux and quic-go, for each mux.
 const (
 	maxQueued    = 1024 // datagrams
+	maxStrangers = 512  // the same, with more waiting: only those of favoured addresses are taken
 	maxQUIC      = 1452 // bytes of a datagram: quic-go reads no longer one
 	maxAddresses = 256  // that are remembered, to allocate each once
 )
@@ -57,12 +58,14 @@ type packetConn struct {
 	expired bool // the read deadline has passed
 	closed  bool
 	known   map[netip.AddrPort]*net.UDPAddr
-	filled  chan struct{} // mux and deadlines send, the reader receives; full: it will look anyway
+	favours map[netip.AddrPort]int // how many connections an address has that a path uses
+	filled  chan struct{}          // mux and deadlines send, the reader receives; full: it will look anyway
 }
 
 // newPacketConn makes itself the mux's handler of QUIC. The mux must not run yet.
 func newPacketConn(m *mux.Mux, received *atomic.Uint64) (*packetConn, error) {
-	c := &packetConn{mux: m, received: received, known: map[netip.AddrPort]*net.UDPAddr{}, filled: make(chan struct{}, 1)}
+	c := &packetConn{mux: m, received: received, filled: make(chan struct{}, 1)}
+	c.known, c.favours = map[netip.AddrPort]*net.UDPAddr{}, map[netip.AddrPort]int{}
 	c.writers.New = func() any { return &writer{} }
 	for _, ip := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		if s := m.Socket(netip.AddrPortFrom(ip, m.Port())); s != nil && c.local == nil {
@@ -96,7 +99,8 @@ func (c *packetConn) take(batch []udp.Message) {
 }
 
 func (c *packetConn) pushLocked(d []byte, from netip.AddrPort) {
-	if c.n == maxQueued || len(d) > maxQUIC || c.closed {
+	crowded := c.n >= maxStrangers && (c.n == maxQueued || c.favours[from] == 0)
+	if crowded || len(d) > maxQUIC || c.closed {
 		c.dropped.Add(1)
 		return
 	}
@@ -106,6 +110,16 @@ func (c *packetConn) pushLocked(d []byte, from netip.AddrPort) {
 	}
 	s.buf, s.addr = append(s.buf[:0], d...), c.addrLocked(from)
 	c.n++
+}
+
+// favour keeps room in the queue for an address, once more (by 1) or once less
+// (by -1): what strangers send crowds out nobody who has a path.
+func (c *packetConn) favour(a netip.AddrPort, by int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.favours[a] += by; c.favours[a] == 0 {
+		delete(c.favours, a)
+	}
 }
 
 // addrLocked finds or makes the form of an address that quic-go wants. It must

@@ -338,6 +338,19 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// The key exchange withstands a quantum computer, as Go offers it by default.
+func TestKeyExchange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		dialled, accepted := connect(t, w.node(t, certificate(t)), w.node(t, certificate(t)))
+		for _, s := range []*Stream{dialled, accepted} {
+			if got := s.conn.q.ConnectionState().TLS; got.CurveID != tls.X25519MLKEM768 || got.Version != tls.VersionTLS13 {
+				t.Errorf("key exchange %v in %s, want %v in TLS 1.3", got.CurveID, tls.VersionName(got.Version), tls.X25519MLKEM768)
+			}
+		}
+	})
+}
+
 // Both versions of QUIC are spoken.
 func TestVersions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
