@@ -246,23 +246,16 @@ func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		a := w.node(t, certificate(t))
+		friend := netip.MustParseAddrPort("10.1.0.1:1")
+		a.favour(friend, 1)
 		a.conns[0].mu.Lock() // nobody reads
 		for i := range 10 {
 			a.conns[0].pushLocked(make([]byte, maxQUIC+i), netip.MustParseAddrPort("10.0.0.1:1"))
 		}
-		strangers := func(n int) {
-			for i := range n {
-				a.conns[0].pushLocked([]byte{0x40}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1))
-			}
+		for i := range 2 * maxQueued {
+			a.conns[0].pushLocked([]byte{0x40}, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1))
 		}
-		strangers(2 * maxQueued)
 		known := len(a.conns[0].known)
-		friend := netip.MustParseAddrPort("10.1.0.1:1")
-		for _, by := range []int{1, 1, -1} {
-			a.conns[0].mu.Unlock()
-			a.favour(friend, by)
-			a.conns[0].mu.Lock()
-		}
 		dropped := uint64(9 + 2*maxQueued + 1 - maxStrangers)
 		if got := a.Dropped(); got != dropped {
 			t.Errorf("%d datagrams dropped, want %d", got, dropped)
@@ -277,6 +270,49 @@ func TestQueueIsBounded(t *testing.T) {
 		}
 		if known > maxAddresses {
 			t.Errorf("%d addresses remembered, want %d at most", known, maxAddresses)
+		}
+	})
+}
+
+// Room in the queue is kept for a connection's address from when a path has it
+// until the connection is gone, once for each connection.
+func TestFavour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a, b := w.node(t, certificate(t)), w.node(t, certificate(t))
+		favours := func() int {
+			synctest.Wait()
+			a.conns[0].mu.Lock()
+			defer a.conns[0].mu.Unlock()
+			return a.conns[0].favours[b.addr]
+		}
+		first, _ := connect(t, a, b)
+		second, _ := connect(t, a, b)
+		for _, step := range []struct {
+			name string
+			do   func()
+			want int
+		}{
+			{"no path has the connections", func() {}, 0},
+			{"a path has one", func() { first.Conn().Own(t) }, 1},
+			{"it asks again, and so does another", func() { first.Conn().Own(t); first.Conn().Own(w) }, 1},
+			{"a path has the other one too", func() { second.Conn().Own(t) }, 2},
+			{"the first is closed", func() { first.Conn().Break("test") }, 1},
+			{"both are closed", func() { second.Conn().Break("test") }, 0},
+		} {
+			step.do()
+			if got := favours(); got != step.want {
+				t.Errorf("%s: favoured %d times, want %d", step.name, got, step.want)
+			}
+		}
+		third, _ := connect(t, a, b)
+		third.Conn().Break("test")
+		synctest.Wait()
+		if third.Conn().Own(t); favours() != 0 {
+			t.Error("a connection that is gone is favoured for good")
+		}
+		if n := len(a.conns[0].favours); n != 0 {
+			t.Errorf("%d addresses are remembered for nothing", n)
 		}
 	})
 }
