@@ -34,6 +34,7 @@ var importRule = map[string][]string{
 	"tap/taptest":              {"tap", "internal/..."},
 	"nat":                      {"internal/..."},
 	"nat/nattest":              {"nat", "internal/..."},
+	"nat/portmap":              {"internal/..."},
 	"config":                   {"internal/..."},
 	"internal":                 {"internal/..."},
 	"internal/frame":           {},
@@ -43,7 +44,7 @@ var importRule = map[string][]string{
 
 // testImports are what test files may import beyond that: the real small
 // implementations that stand in for the world.
-var testImports = []string{"tap/taptest", "transport/transporttest", "nat/nattest", "routing/control/meshtest"}
+var testImports = []string{"tap/taptest", "transport/transporttest", "nat/nattest", "nat/portmap/portmaptest", "routing/control/meshtest"}
 
 // dataPlane is what must not know of HTTP, flags, configuration or processes.
 var dataPlane = []string{"routing", "transport", "internal/frame", "internal/encap"}
