@@ -109,3 +109,9 @@ func (c *Conn) OnTooBig(func(dst netip.AddrPort, mtu int)) {}
 
 // Judge does nothing on this system: there are no runs.
 func (c *Conn) Judge(time.Time, Verdict) {}
+
+// WriteHops sends one datagram. On this system the number of hops is not limited.
+func (c *Conn) WriteHops(b []byte, to netip.AddrPort, _ int) error {
+	_, err := c.udp.WriteToUDPAddrPort(b, to)
+	return err
+}

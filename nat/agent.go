@@ -1,0 +1,256 @@
+package nat
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pion/stun/v3"
+	"golang.org/x/time/rate"
+
+	"meshd/internal/frame"
+)
+
+// Bounds of what others can make us do and keep.
+const (
+	maxPending    = 1024 // requests of ours that wait for an answer
+	maxChecks     = 64   // rounds under way
+	answersPerSec = 500  // binding requests answered
+	answersAtOnce = 500
+)
+
+// Peer is a peer of the mesh, as the control plane has it.
+type Peer struct {
+	Name     frame.PeerName
+	NickName string
+	UID      uint64
+	Session  bool           // there is a session with it
+	Direct   bool           // a path to it works
+	Native   bool           // it is known to be meshd
+	Addr     netip.AddrPort // the other end of its session; invalid: unknown
+}
+
+// Known is what a peer has announced of itself.
+type Known struct {
+	UID    uint64
+	Secret [32]byte // shared with us
+	Data   uint16   // UDP port that it answers STUN at
+	Other  uint16   // another one; 0: there is none
+}
+
+// Config is what an Agent needs to know.
+type Config struct {
+	Self frame.PeerName
+	// Port is the UDP port of the data sockets, Families whether there is one of
+	// IPv4 and of IPv6.
+	Port     uint16
+	Families func() (v4, v6 bool)
+	// Send sends from the data socket of the address's family, over that many hops; 0:
+	// as many as usual.
+	Send func(to netip.AddrPort, b []byte, hops int) error
+	// Addresses are the host's own that may be offered.
+	Addresses func() []netip.Addr
+	// Refuse says why nothing is sent to an address; empty: it may. nil: none is refused.
+	Refuse func(netip.Addr) string
+	// Servers are STUN servers besides the peers.
+	Servers func(ctx context.Context) []Server
+	// More are candidates that others found: mapped and configured ones.
+	More func() []Candidate
+	// Find is what a peer has announced; false: nothing.
+	Find func(frame.PeerName) (Known, bool)
+	// Request and Notify send messages to a peer over the mesh.
+	Request func(ctx context.Context, to frame.PeerName, payload []byte) (reply []byte, rtt time.Duration, err error)
+	Notify  func(to frame.PeerName, payload []byte) error
+	// Found is told that checks went both ways between our data socket and a peer's
+	// address; Meet makes a session there.
+	Found func(peer frame.PeerName, at netip.AddrPort)
+	Meet  func(ctx context.Context, peer frame.PeerName, at netip.AddrPort) error
+	Log   *slog.Logger
+}
+
+// Counts are how many STUN messages and signals were of no use, and why.
+type Counts struct {
+	Answered  uint64 // binding requests
+	Malformed uint64
+	Unasked   uint64 // answers that nobody asked for, or from another address
+	Forged    uint64 // checks whose key does not fit
+	Excess    uint64 // requests beyond the rate
+	Refused   uint64 // candidates and answers that point to addresses that must not be used
+	Unspent   uint64 // checks not sent: addresses that do not answer get a handful only
+}
+
+// Agent finds direct ways to all peers of the mesh. Its methods may be called
+// concurrently.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	budget  budget
+	answers *rate.Limiter
+	wake    chan struct{} // capacity 1
+
+	answered, malformed, unasked, forged, excess, refused, unspent atomic.Uint64
+
+	mu        sync.Mutex // guards below; held for no callback
+	pending   map[transactionID]pending
+	checks    map[string]*check // by user name
+	peers     map[frame.PeerName]*peer
+	behaviour [2]Behaviour  // of IPv4 and IPv6
+	surveying chan struct{} // closed when the survey under way is over; nil: none is
+	kicked    int           // how often the network changed
+}
+
+// pending is a request that waits for its answer.
+type pending struct {
+	to   netip.AddrPort
+	take func(m *stun.Message, at netip.AddrPort) // called by a reader; does not block
+}
+
+// New makes an agent. It starts nothing.
+func New(c Config) *Agent {
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	return &Agent{
+		cfg: c, log: c.Log, answers: rate.NewLimiter(answersPerSec, answersAtOnce), wake: make(chan struct{}, 1),
+		pending: map[transactionID]pending{}, checks: map[string]*check{}, peers: map[frame.PeerName]*peer{},
+	}
+}
+
+// Counts reads the counters.
+func (a *Agent) Counts() Counts {
+	return Counts{a.answered.Load(), a.malformed.Load(), a.unasked.Load(), a.forged.Load(), a.excess.Load(), a.refused.Load(), a.unspent.Load()}
+}
+
+// Take takes a STUN message that came from an address to a data socket, or to another
+// one that answers with reply. b is borrowed. It does not block.
+func (a *Agent) Take(b []byte, from netip.AddrPort, reply func(to netip.AddrPort, b []byte)) {
+	m, err := parse(slices.Clone(b))
+	if err != nil || m.Type.Method != stun.MethodBinding {
+		a.malformed.Add(1)
+		return
+	}
+	switch m.Type.Class {
+	case stun.ClassRequest:
+		a.requested(m, from, reply)
+	case stun.ClassSuccessResponse, stun.ClassErrorResponse:
+		a.responded(m, from)
+	}
+}
+
+// requested answers a request: one with a user name belongs to a round.
+func (a *Agent) requested(m *stun.Message, from netip.AddrPort, reply func(netip.AddrPort, []byte)) {
+	if !a.answers.Allow() {
+		a.excess.Add(1)
+		return
+	}
+	var key []byte
+	if user, err := m.Get(stun.AttrUsername); err == nil {
+		a.mu.Lock()
+		c := a.checks[string(user)]
+		a.mu.Unlock()
+		if c == nil || stun.MessageIntegrity(c.key).Check(m) != nil {
+			a.forged.Add(1)
+			return
+		}
+		key = c.key
+		_, err := m.Get(useCandidate)
+		defer c.heard(from, err == nil)
+	}
+	b, err := bindingResponse(m.TransactionID, from, key)
+	if err != nil {
+		a.malformed.Add(1)
+		return
+	}
+	a.answered.Add(1)
+	reply(from, b)
+}
+
+// responded hands an answer to who asked.
+func (a *Agent) responded(m *stun.Message, from netip.AddrPort) {
+	a.mu.Lock()
+	p, asked := a.pending[m.TransactionID]
+	if asked && p.to == from {
+		delete(a.pending, m.TransactionID)
+	}
+	a.mu.Unlock()
+	if !asked || p.to != from || m.Type.Class != stun.ClassSuccessResponse {
+		a.unasked.Add(1)
+		return
+	}
+	at, err := mapped(m)
+	if err != nil {
+		a.malformed.Add(1)
+		return
+	}
+	p.take(m, at)
+}
+
+// expect registers who takes the answer to a request; forget takes that back.
+func (a *Agent) expect(id transactionID, p pending) (ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.pending) >= maxPending {
+		return false
+	}
+	a.pending[id] = p
+	return true
+}
+
+func (a *Agent) forget(ids ...transactionID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range ids {
+		delete(a.pending, id)
+	}
+}
+
+// Ask asks a STUN server what it sees our data socket as. The error is ErrNoAnswer,
+// or says what is wrong with the answer.
+func (a *Agent) Ask(ctx context.Context, server netip.AddrPort) (at netip.AddrPort, rtt time.Duration, err error) {
+	server = netip.AddrPortFrom(server.Addr().Unmap(), server.Port())
+	answers := make(chan netip.AddrPort, askTimes)
+	var ids []transactionID
+	defer func() { a.forget(ids...) }()
+	wait := askFirst
+	for range askTimes {
+		id, sent := newTransactionID(), time.Now()
+		if !a.expect(id, pending{server, func(_ *stun.Message, at netip.AddrPort) { answers <- at }}) {
+			return at, 0, fmt.Errorf("more than %d requests wait for answers", maxPending)
+		}
+		ids = append(ids, id)
+		if err := a.cfg.Send(server, bindingRequest(id), 0); err != nil {
+			return at, 0, err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case at = <-answers:
+			timer.Stop()
+			if why := Usable(at); why != "" && !slices.Contains(a.cfg.Addresses(), at.Addr()) {
+				a.refused.Add(1)
+				return netip.AddrPort{}, 0, fmt.Errorf("it says that we are %v: %s", at, why)
+			}
+			if why := a.refuse(at.Addr()); why != "" {
+				a.refused.Add(1)
+				return netip.AddrPort{}, 0, fmt.Errorf("it says that we are %v: %s", at, why)
+			}
+			return at, time.Since(sent), nil
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return at, 0, context.Cause(ctx)
+		}
+		wait *= 2
+	}
+	return at, 0, ErrNoAnswer
+}
+
+func (a *Agent) refuse(ip netip.Addr) string {
+	if a.cfg.Refuse == nil {
+		return ""
+	}
+	return a.cfg.Refuse(ip)
+}

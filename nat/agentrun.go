@@ -1,0 +1,440 @@
+package nat
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"meshd/internal/frame"
+)
+
+// Times of rounds with one peer.
+const (
+	grace        = 600 * time.Millisecond // for the ordinary ways to a peer that is new
+	rounds       = 3                      // that follow each other
+	betweenRound = 500 * time.Millisecond
+	backoffFirst = 30 * time.Second // after them; doubles
+	backoffMost  = 10 * time.Minute
+	wantAfter    = 1500 * time.Millisecond // a follower without an offer asks for one
+	wantEvery    = 10 * time.Second
+	offerTime    = 4 * time.Second // for the peer's reply
+	goWithin     = 1500 * time.Millisecond
+	meetTime     = 5 * time.Second
+	upTime       = 2 * time.Second // for a path at a pair that works
+	maxRunning   = 16              // rounds that we lead
+	keptTries    = 8
+)
+
+// Try is one round with a peer, as it ended.
+type Try struct {
+	At     time.Time   `json:"at"`
+	Led    bool        `json:"led"`
+	Local  []Candidate `json:"local,omitempty"`
+	Remote []Candidate `json:"remote,omitempty"`
+	Pair   Candidate   `json:"pair,omitzero"`
+	Err    string      `json:"error,omitempty"`
+	Theirs [2]Brief    `json:"their_nat"` // IPv4, IPv6
+}
+
+// peer is what the agent knows of one peer. Guarded by Agent.mu.
+type peer struct {
+	Peer
+	lacking time.Time // since when there is no direct way; zero: there is one
+	failed  int       // rounds in a row
+	nextAt  time.Time // of the next round that we lead
+	running bool
+	ledAt   time.Time      // of the last round that we led
+	heardAt time.Time      // of the last offer of the leader
+	wantAt  time.Time      // when we may ask for one
+	tries   []Try          // the last ones, newest last
+	pair    netip.AddrPort // that worked last
+	started chan struct{}  // closed by go; nil: no round waits for it
+	round   string         // that it is for
+	gone    bool           // it left
+}
+
+// needs reports whether a direct way is to be found.
+func (p *peer) needs() bool { return !p.Session || !p.Direct }
+
+// Look tells who is in the mesh now, ourselves left out. It does not block.
+func (a *Agent) Look(now time.Time, all []Peer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	seen := map[frame.PeerName]bool{}
+	for _, view := range all {
+		seen[view.Name] = true
+		p := a.peers[view.Name]
+		if p != nil && p.UID != view.UID && view.UID != 0 && p.UID != 0 {
+			p.gone, p = true, nil
+		}
+		if p == nil {
+			p = &peer{lacking: now, nextAt: now.Add(grace), wantAt: now.Add(wantAfter)}
+			a.peers[view.Name] = p
+		}
+		was := p.Peer
+		p.Peer = view
+		switch {
+		case !p.needs():
+			p.lacking, p.failed = time.Time{}, 0
+		case p.lacking.IsZero(): // lost: at once
+			p.lacking, p.nextAt, p.wantAt = now, now, now.Add(wantAfter)
+		case was.Direct && !p.Direct:
+			p.nextAt = now
+		case !was.Session && p.Session: // its paths come up by themselves, or not
+			p.nextAt = later(p.nextAt, now.Add(grace))
+		}
+	}
+	for name, p := range a.peers {
+		if !seen[name] {
+			p.gone = true
+			delete(a.peers, name)
+		}
+	}
+	a.rouse()
+}
+
+// Kick begins anew with all peers: addresses, routes or NATs have changed.
+func (a *Agent) Kick() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.behaviour[0].At, a.behaviour[1].At = time.Time{}, time.Time{}
+	for _, p := range a.peers {
+		p.failed, p.nextAt, p.wantAt = 0, now, now
+	}
+	a.rouse()
+}
+
+// Announced is told that a peer has announced itself: rounds with it can begin.
+func (a *Agent) Announced() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.rouse()
+}
+
+func (a *Agent) rouse() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run leads rounds, and asks for them, until ctx is done. Then it returns nil, after
+// all that it began.
+func (a *Agent) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		case <-timer.C:
+		}
+		now := time.Now()
+		lead, want, next := a.due(now)
+		for _, p := range lead {
+			wg.Go(func() { a.lead(ctx, p) })
+		}
+		for _, name := range want {
+			wg.Go(func() { a.want(name) })
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// due are the peers with which a round is to begin now, marked as running, those to be
+// asked for one, and when to come back.
+func (a *Agent) due(now time.Time) (lead []*peer, want []frame.PeerName, next time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next = now.Add(time.Minute)
+	running := 0
+	for _, p := range a.peers {
+		if p.running {
+			running++
+		}
+	}
+	for name, p := range a.peers {
+		if !p.needs() || p.running {
+			continue
+		}
+		if _, known := a.cfg.Find(name); !known {
+			continue
+		}
+		switch leads := a.cfg.Self < name; {
+		case leads && p.nextAt.After(now):
+			next = earliest(next, p.nextAt)
+		case leads && running < maxRunning:
+			running++
+			p.running, p.ledAt = true, now
+			lead = append(lead, p)
+		case leads: // when another one has ended
+		case p.wantAt.After(now):
+			next = earliest(next, p.wantAt)
+		default:
+			p.wantAt = now.Add(wantEvery)
+			next = earliest(next, p.wantAt)
+			if now.Sub(p.heardAt) >= wantAfter {
+				want = append(want, name)
+			}
+		}
+	}
+	return lead, want, next
+}
+
+// want asks a leader for a round.
+func (a *Agent) want(name frame.PeerName) {
+	b, _ := json.Marshal(signal{Verb: verbWant})
+	if err := a.cfg.Notify(name, b); err != nil {
+		a.log.Debug("ask for a round", "peer", name, "err", err)
+	}
+}
+
+// lead leads one round, and makes what is needed at the pair that it finds.
+func (a *Agent) lead(ctx context.Context, p *peer) {
+	try := Try{At: time.Now(), Led: true}
+	pair, err := a.once(ctx, p, &try)
+	if err == nil {
+		try.Pair = pair
+		a.log.Info("direct way found", "peer", p.Name, "addr", pair.Addr, "kind", pair.Kind)
+		err = a.use(ctx, p, pair.Addr)
+	}
+	if err != nil {
+		try.Err = err.Error()
+		a.log.Debug("no direct way", "peer", p.Name, "err", err)
+	}
+	a.ended(p, try, err)
+}
+
+// ended notes how a round ended, and when the next one is.
+func (a *Agent) ended(p *peer, try Try, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p.tries = append(p.tries, try)
+	p.tries = p.tries[max(0, len(p.tries)-keptTries):]
+	if try.Pair.Addr.IsValid() {
+		p.pair = try.Pair.Addr
+	}
+	if !try.Led {
+		return
+	}
+	p.running = false
+	now := time.Now()
+	if p.nextAt.After(try.At) { // kicked meanwhile
+		a.rouse()
+		return
+	}
+	if err == nil {
+		p.failed, p.nextAt = 0, now.Add(betweenRound)
+	} else if p.failed++; p.failed%rounds != 0 {
+		p.nextAt = now.Add(betweenRound)
+	} else {
+		p.nextAt = now.Add(min(backoffFirst<<min(p.failed/rounds-1, 10), backoffMost))
+	}
+	a.rouse()
+}
+
+// once exchanges offers with a peer and checks.
+func (a *Agent) once(ctx context.Context, p *peer, try *Try) (Candidate, error) {
+	known, ok := a.cfg.Find(p.Name)
+	if !ok {
+		return Candidate{}, errors.New("the peer is not known any more")
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:])
+	round := hex.EncodeToString(id[:])
+	ours := a.offer(ctx, round)
+	try.Local = ours.Candidates
+	b, err := json.Marshal(ours)
+	if err != nil {
+		return Candidate{}, err
+	}
+	asking, cancel := context.WithTimeout(ctx, offerTime)
+	reply, rtt, err := a.cfg.Request(asking, p.Name, b)
+	cancel()
+	if err != nil {
+		return Candidate{}, err
+	}
+	theirs, err := parseSignal(reply)
+	if err != nil {
+		return Candidate{}, err
+	}
+	try.Theirs = [2]Brief{theirs.NAT4, theirs.NAT6}
+	c := a.newCheck(round, roundKey(known.Secret, round), true, a.remote(theirs))
+	if err := a.register(c); err != nil {
+		return Candidate{}, err
+	}
+	defer a.unregister(c)
+	if b, err = json.Marshal(signal{Verb: verbGo, Round: round}); err != nil {
+		return Candidate{}, err
+	}
+	for range 2 {
+		if err := a.cfg.Notify(p.Name, b); err != nil {
+			return Candidate{}, err
+		}
+	}
+	if !sleep(ctx, rtt/2) {
+		return Candidate{}, context.Cause(ctx)
+	}
+	defer func() { try.Remote = c.addresses() }()
+	return c.run(ctx)
+}
+
+// use makes at a pair what is missing: a session, over which paths come, or a path.
+func (a *Agent) use(ctx context.Context, p *peer, at netip.AddrPort) error {
+	a.cfg.Found(p.Name, at)
+	for end := time.Now().Add(upTime); ; {
+		a.mu.Lock()
+		session, direct, gone := p.Session, p.Direct, p.gone
+		a.mu.Unlock()
+		switch {
+		case gone:
+			return errors.New("the peer left the mesh")
+		case !session:
+			meet, cancel := context.WithTimeout(ctx, meetTime)
+			defer cancel()
+			return a.cfg.Meet(meet, p.Name, at)
+		case direct:
+			return nil
+		case time.Now().After(end):
+			return errors.New("checks came through, but no path")
+		}
+		if !sleep(ctx, 100*time.Millisecond) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (a *Agent) register(c *check) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.checks) >= maxChecks {
+		return errors.New("too many rounds are under way")
+	}
+	a.checks[c.user] = c
+	return nil
+}
+
+func (a *Agent) unregister(c *check) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.checks, c.user)
+}
+
+// Answer answers a leader's offer by reply, and then checks, when the leader says go. It
+// returns when that is over.
+func (a *Agent) Answer(ctx context.Context, from frame.PeerName, payload []byte, reply func([]byte)) {
+	theirs, err := parseSignal(payload)
+	known, ok := a.cfg.Find(from)
+	if err != nil || !ok || theirs.Verb != verbOffer || from >= a.cfg.Self {
+		a.refused.Add(1)
+		return
+	}
+	started := make(chan struct{})
+	a.mu.Lock()
+	p := a.peers[from]
+	if p != nil {
+		p.heardAt, p.started, p.round = time.Now(), started, theirs.Round
+	}
+	a.mu.Unlock()
+	if p == nil {
+		a.refused.Add(1)
+		return
+	}
+	ours := a.offer(ctx, theirs.Round)
+	b, err := json.Marshal(ours)
+	if err != nil {
+		return
+	}
+	c := a.newCheck(theirs.Round, roundKey(known.Secret, theirs.Round), false, a.remote(theirs))
+	if err := a.register(c); err != nil {
+		return
+	}
+	reply(b)
+	a.follow(ctx, p, c, started, Try{At: time.Now(), Local: ours.Candidates, Theirs: [2]Brief{theirs.NAT4, theirs.NAT6}})
+}
+
+// follow checks when the leader says so, and at the latest after a while.
+func (a *Agent) follow(ctx context.Context, p *peer, c *check, started <-chan struct{}, try Try) {
+	defer a.unregister(c)
+	timer := time.NewTimer(goWithin)
+	defer timer.Stop()
+	select {
+	case <-started:
+	case <-timer.C:
+	case <-ctx.Done():
+		return
+	}
+	pair, err := c.run(ctx)
+	try.Remote, try.Pair = c.addresses(), pair
+	if err != nil {
+		try.Err = err.Error()
+	} else {
+		a.log.Info("direct way found", "peer", p.Name, "addr", pair.Addr, "kind", pair.Kind)
+		a.cfg.Found(p.Name, pair.Addr)
+	}
+	a.ended(p, try, err)
+}
+
+// Notice takes a message that wants no answer. It does not block.
+func (a *Agent) Notice(from frame.PeerName, payload []byte) {
+	s, err := parseSignal(payload)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.peers[from]
+	switch {
+	case err != nil || p == nil:
+		a.refused.Add(1)
+	case s.Verb == verbGo && p.started != nil && p.round == s.Round:
+		close(p.started)
+		p.started = nil
+	case s.Verb == verbWant && a.cfg.Self < from && !p.running:
+		p.nextAt = earliest(p.nextAt, later(time.Now(), p.ledAt.Add(wantEvery/2)))
+		a.rouse()
+	}
+}
+
+// Status is what is known of the ways to one peer.
+type Status struct {
+	Known  bool           // it has announced itself
+	Leads  bool           // we do
+	Tries  []Try          // the last ones, newest last
+	Pair   netip.AddrPort // that worked last
+	Next   time.Time      // of the next round, where we lead; zero: none is needed
+	Active bool           // a round is under way
+}
+
+// Status reads it.
+func (a *Agent) Status(name frame.PeerName) Status {
+	_, known := a.cfg.Find(name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := Status{Known: known, Leads: a.cfg.Self < name}
+	if p := a.peers[name]; p != nil {
+		s.Tries, s.Pair, s.Active = slices.Clone(p.tries), p.pair, p.running
+		if p.needs() && s.Leads {
+			s.Next = p.nextAt
+		}
+	}
+	return s
+}

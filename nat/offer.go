@@ -1,0 +1,220 @@
+package nat
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// A round, led by the peer with the lower name, over signalling:
+//
+//	leader ── offer: round, candidates ──► follower     request
+//	leader ◄── offer: its candidates ───── follower     its reply
+//	leader ── go ────────────────────────► follower     notice, twice
+//
+// The leader waits for half the round-trip time after go, so that both begin to check
+// at the same time. A follower that lacks a way and hears nothing sends want.
+
+// maxOffer is how long an offer may be in bytes.
+const maxOffer = 4096
+
+// surveyAge is how old what servers said may be for an offer.
+const surveyAge = 10 * time.Second
+
+// verb is what a signal is for.
+type verb string
+
+const (
+	verbOffer verb = "offer"
+	verbGo    verb = "go"
+	verbWant  verb = "want"
+)
+
+// signal is one message of a round.
+type signal struct {
+	Verb       verb        `json:"verb"`
+	Round      string      `json:"round,omitempty"` // 16 bytes in hexadecimal
+	Candidates []Candidate `json:"candidates,omitempty"`
+	NAT4       Brief       `json:"nat4"`
+	NAT6       Brief       `json:"nat6"`
+}
+
+// Brief is what a peer is told of our NAT.
+type Brief struct {
+	Mapping   Mapping   `json:"mapping,omitempty"`
+	Filtering Filtering `json:"filtering,omitempty"`
+	Blocked   bool      `json:"udp_blocked,omitempty"`
+}
+
+func (b Behaviour) brief() Brief { return Brief{b.Mapping, b.Filtering, b.Blocked} }
+
+// hard is Behaviour.Hard.
+func (b Brief) hard() bool { return Behaviour{Mapping: b.Mapping}.Hard() }
+
+var errSignal = errors.New("the peer's signal makes no sense")
+
+func parseSignal(b []byte) (s signal, err error) {
+	if len(b) > maxOffer {
+		return s, errSignal
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, fmt.Errorf("%w: %w", errSignal, err)
+	}
+	if raw, err := hex.DecodeString(s.Round); err != nil || len(raw) != 16 && s.Verb != verbWant {
+		return s, errSignal
+	}
+	return s, nil
+}
+
+// roundKey is the key of the checks of one round: HMAC-SHA256 of its name with the
+// secret that both ends share.
+func roundKey(secret [32]byte, round string) []byte {
+	h := hmac.New(sha256.New, secret[:])
+	h.Write([]byte("meshd check v1 " + round))
+	return h.Sum(nil)
+}
+
+// offer gathers what we tell a peer.
+func (a *Agent) offer(ctx context.Context, round string) signal {
+	v4, v6 := a.resurvey(ctx, surveyAge)
+	candidates := a.more()
+	for _, ip := range a.cfg.Addresses() {
+		candidates = append(candidates, Candidate{Host, netip.AddrPortFrom(ip, a.cfg.Port)})
+	}
+	for _, b := range []Behaviour{v4, v6} {
+		for _, at := range b.Mapped {
+			candidates = append(candidates, Candidate{Reflexive, at})
+			// Many NATs keep the port where they can, also where servers see others.
+			candidates = append(candidates, Candidate{Observed, netip.AddrPortFrom(at.Addr(), a.cfg.Port)})
+		}
+	}
+	have4, have6 := a.cfg.Families()
+	candidates = slices.DeleteFunc(candidates, func(c Candidate) bool {
+		is4 := c.Addr.Addr().Unmap().Is4()
+		return is4 && !have4 || !is4 && !have6
+	})
+	return signal{Verb: verbOffer, Round: round, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
+}
+
+func (a *Agent) more() []Candidate {
+	if a.cfg.More == nil {
+		return nil
+	}
+	return a.cfg.More()
+}
+
+// remote are the candidates of a peer's offer that we send to.
+func (a *Agent) remote(s signal) []Candidate {
+	ours := a.cfg.Addresses()
+	told := s.Candidates[:min(len(s.Candidates), MaxCandidates)]
+	out := merge(a.cfg.Refuse, slices.Clone(told)...)
+	out = slices.DeleteFunc(out, func(c Candidate) bool { return slices.Contains(ours, c.Addr.Addr()) })
+	a.refused.Add(uint64(len(told) - len(out)))
+	return out
+}
+
+// resurvey asks the servers again, unless what they said is younger than age. Those
+// who come while it is under way wait for it.
+func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behaviour) {
+	a.mu.Lock()
+	done := a.surveying
+	first := done == nil
+	if first {
+		if now := time.Now(); now.Sub(a.behaviour[0].At) < age && now.Sub(a.behaviour[1].At) < age {
+			defer a.mu.Unlock()
+			return a.behaviour[0], a.behaviour[1]
+		}
+		done = make(chan struct{})
+		a.surveying = done
+	}
+	a.mu.Unlock()
+	if first {
+		four, six := a.surveyAll(ctx)
+		a.mu.Lock()
+		a.behaviour = [2]Behaviour{four, six}
+		a.surveying = nil
+		a.mu.Unlock()
+		close(done)
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	return a.Behaviours()
+}
+
+// Behaviours is what is known of the NATs before us, for IPv4 and IPv6.
+func (a *Agent) Behaviours() (v4, v6 Behaviour) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.behaviour[0], a.behaviour[1]
+}
+
+// surveyAll asks servers of both families.
+func (a *Agent) surveyAll(ctx context.Context) (v4, v6 Behaviour) {
+	servers := a.servers(ctx)
+	local := a.cfg.Addresses()
+	have4, have6 := a.cfg.Families()
+	var four, six []Server
+	for _, s := range servers {
+		switch is4 := s.Addr.Addr().Unmap().Is4(); {
+		case is4 && have4:
+			four = append(four, s)
+		case !is4 && have6:
+			six = append(six, s)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { v4 = a.survey(ctx, four, local) })
+	wg.Go(func() { v6 = a.survey(ctx, six, local) })
+	wg.Wait()
+	return v4, v6
+}
+
+// servers are the STUN servers to ask: the configured ones, and neighbours.
+func (a *Agent) servers(ctx context.Context) []Server {
+	var out []Server
+	if a.cfg.Servers != nil {
+		out = a.cfg.Servers(ctx)
+	}
+	a.mu.Lock()
+	var neighbours []Peer
+	for _, p := range a.peers {
+		if p.Session && p.Addr.IsValid() {
+			neighbours = append(neighbours, p.Peer)
+		}
+	}
+	a.mu.Unlock()
+	slices.SortFunc(neighbours, func(x, y Peer) int { return comparePublic(x.Addr.Addr(), y.Addr.Addr()) })
+	for _, p := range neighbours {
+		k, known := a.cfg.Find(p.Name)
+		if !known || k.Data == 0 || a.refuse(p.Addr.Addr()) != "" {
+			continue
+		}
+		name := p.NickName
+		if name == "" {
+			name = p.Name.String()
+		}
+		out = append(out, Server{name, netip.AddrPortFrom(p.Addr.Addr().Unmap(), k.Data), k.Other})
+	}
+	return out
+}
+
+// comparePublic puts public addresses first: who is behind our NAT sees less.
+func comparePublic(a, b netip.Addr) int {
+	switch {
+	case a.IsPrivate() == b.IsPrivate():
+		return a.Compare(b)
+	case b.IsPrivate():
+		return -1
+	}
+	return 1
+}

@@ -1,0 +1,50 @@
+package control
+
+import (
+	"context"
+
+	"meshd/internal/frame"
+	"net/netip"
+)
+
+// PeerView is a peer as those see it who look for a direct way to it.
+type PeerView struct {
+	Name     frame.PeerName
+	NickName string // empty while it is only named by others
+	UID      uint64 // 0: not known yet
+	Session  bool
+	Direct   bool           // a path to it works
+	Native   bool           // it is a neighbour, and meshd
+	Addr     netip.AddrPort // the other end of its session
+}
+
+// tellWatch tells who watches of all peers.
+func (m *Mesh) tellWatch() {
+	if m.cfg.Watch == nil {
+		return
+	}
+	views := make([]PeerView, 0, m.topo.Len())
+	for p := range m.topo.All() {
+		if p.Name == m.cfg.Self.Name {
+			continue
+		}
+		v := PeerView{Name: p.Name, NickName: p.NickName, UID: p.UID}
+		if n := m.neighbours[p.Name]; n != nil {
+			v.Direct, v.Session, v.Addr = n.established, n.session != nil, n.at.Addr
+			v.Native = n.session == nil || n.session.native
+		}
+		views = append(views, v)
+	}
+	m.cfg.Watch(views)
+}
+
+// Meet makes a session with a peer that was found at an address, over the carrier
+// QUIC, and returns when there is one. Where there is one already that is an error.
+// Safe from any goroutine but the mesh's while Run runs.
+func (m *Mesh) Meet(ctx context.Context, peer frame.PeerName, at netip.AddrPort) error {
+	stream, err := m.dial(ctx, Candidate{CarrierQUIC, at})
+	if err != nil {
+		return err
+	}
+	return m.greet(ctx, stream, CarrierQUIC, &target{name: peer, wait: retryFirst}, peer)
+}
