@@ -22,6 +22,7 @@ var importRule = map[string][]string{
 	"integration":     {"..."},
 	"routing/control": {"routing", "transport", "internal/..."},
 	"routing/measure": {"routing", "transport", "internal/..."},
+	"routing/signal":  {"internal/..."},
 	"routing":         {"transport", "internal/..."},
 	// No transport imports another, nor routing.
 	"transport/sleeve":         {"transport", "internal/..."},
