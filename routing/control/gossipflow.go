@@ -203,12 +203,8 @@ func (m *Mesh) broadcastHops(src frame.PeerName, from *session) []*session {
 
 // relayUnicast sends a gossip unicast on, byte for byte.
 func (m *Mesh) relayUnicast(dst frame.PeerName, body []byte) {
-	hop, ok := m.topo.NextHop(dst, false)
-	if !ok {
-		return
-	}
-	if n := m.neighbours[hop]; n != nil && n.session != nil {
-		n.session.out.pushGossip(Message{Tag: TagGossipUnicast, Body: slices.Clone(body)})
+	if s := m.towards(dst); s != nil {
+		s.out.pushGossip(Message{Tag: TagGossipUnicast, Body: slices.Clone(body)})
 	}
 }
 

@@ -63,8 +63,11 @@ type Config struct {
 	PublishFIB func(*routing.FIB)
 	// ForgetMACs is told which peers left the mesh.
 	ForgetMACs func([]frame.PeerName)
-	// Channels are gossip channels of our own, for Mesh.Unicast: each is called with
-	// who says to have sent a payload, and with the payload, which is borrowed. Calls
+	// Watch is told of all peers, ourselves left out, whenever something may have
+	// changed, in the mesh's goroutine: it must not block. nil: nobody is.
+	Watch func([]PeerView)
+	// Channels are gossip channels of our own, for Mesh.Unicast and Broadcast: each is
+	// called with who says to have sent a payload, and with the payload, which is borrowed. Calls
 	// may be concurrent and must not take long, since they hold up a session.
 	Channels map[string]func(src frame.PeerName, payload []byte)
 	// Remembered are peers of an earlier run to try at once, Remember is told
@@ -276,6 +279,7 @@ func (m *Mesh) publishRoutes() {
 	}
 	m.fib = routing.NewFIB(m.topo, senders)
 	m.cfg.PublishFIB(m.fib)
+	m.tellWatch()
 }
 
 // tidy removes peers that nobody reaches any more, but not those that were told of

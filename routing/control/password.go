@@ -49,6 +49,9 @@ func Passwords(texts ...[]byte) (out []Password) {
 	return out
 }
 
+// MeshKey is the mesh key. The first call takes a while.
+func (p Password) MeshKey() *[keyLen]byte { return p.key() }
+
 // maxWorked bounds worked.
 const maxWorked = 1024
 
