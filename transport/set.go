@@ -131,6 +131,33 @@ func (s *Set) open(link *Link, o order, sess Session, index int, name string, co
 	return slot, nil
 }
 
+// Hint tells all paths to a neighbour that can use it, those with a method
+// Hint(netip.AddrPort), where its data socket was just reached from ours.
+func (s *Set) Hint(peer frame.PeerName, at netip.AddrPort) {
+	var paths []Path
+	s.mu.Lock()
+	for _, l := range s.links {
+		if l.peer.Name != peer {
+			continue
+		}
+		l.mu.Lock()
+		for _, a := range l.sessions {
+			for _, slot := range a.slots {
+				if slot.path != nil {
+					paths = append(paths, slot.path)
+				}
+			}
+		}
+		l.mu.Unlock()
+	}
+	s.mu.Unlock()
+	for _, p := range paths {
+		if h, ok := p.(interface{ Hint(netip.AddrPort) }); ok {
+			h.Hint(at)
+		}
+	}
+}
+
 // named is the transport of that name, nil if there is none.
 func (s *Set) named(name string) Transport {
 	for _, t := range s.transports {

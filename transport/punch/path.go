@@ -69,7 +69,8 @@ type path struct {
 	mu        sync.Mutex // guards below; taken before tx.mu and rx.mu
 	addr      netip.AddrPort
 	socket    mux.Socket
-	home      netip.AddrPort // where the neighbour was first
+	home      netip.AddrPort // where the neighbour was first, or may be by a hint
+	eagerAt   time.Time      // since when probes are frequent, while it is not up
 	hello     []byte         // ours; nil: not made yet
 	theirs    []byte         // the neighbour's; nil: has not come
 	greeted   bool           // ours was sent
@@ -260,13 +261,37 @@ func (p *path) meetLocked(now time.Time) {
 		p.helloErr = err
 		return
 	}
-	p.readyAt = now
+	p.readyAt, p.eagerAt = now, now
 	p.keys.begin(now)
 	if ip := p.session.RemoteAddr.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
-		p.addr = netip.AddrPortFrom(ip, theirs.port)
-		p.socket, p.home = p.t.mux.Socket(p.addr), p.addr
+		p.home = netip.AddrPortFrom(ip, theirs.port)
+		p.addr = p.home
+		if p.sharesSocket() {
+			p.addr = netip.AddrPortFrom(ip, p.session.RemoteAddr.Port())
+		}
+		p.socket = p.t.mux.Socket(p.addr)
 		p.stale.Store(true)
 	}
+}
+
+// sharesSocket reports whether the session rides on datagrams of the socket that ours
+// leave from: then what its NATs did for it is good for us too, the port as well.
+func (p *path) sharesSocket() bool {
+	return p.session.ControlPort != 0 && p.session.LocalAddr.Port() == p.t.mux.Port()
+}
+
+// Hint makes addr one more address to look for the neighbour at while the path is not
+// up, in place of the one hinted at before. Probes there are as authentic as others.
+func (p *path) Hint(addr netip.AddrPort) {
+	p.mu.Lock()
+	p.home = addr
+	if !p.addr.IsValid() {
+		p.addr, p.socket = addr, p.t.mux.Socket(addr)
+		p.stale.Store(true)
+	}
+	p.eagerAt = time.Now()
+	p.mu.Unlock()
+	p.hurry()
 }
 
 // takeKeysLocked makes the ciphers of both directions.

@@ -15,7 +15,7 @@ func (p *path) probeDueLocked(now time.Time) time.Time {
 		return time.Time{}
 	}
 	due := p.prober.Due(now, &p.life)
-	if !p.life.Up && now.Sub(p.readyAt) < eagerFor {
+	if !p.life.Up && now.Sub(p.eagerAt) < eagerFor {
 		if eager := p.probedAt.Add(eagerEvery); eager.Before(due) {
 			due = eager
 		}
