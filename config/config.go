@@ -20,6 +20,7 @@ type Config struct {
 	UDP             UDP
 	Peers           []string // as ParsePeer reads them
 	QUIC            QUIC
+	NAT             NAT
 	PasswordFile    string
 	Password        Secret // empty: the mesh is not encrypted by password
 	OtherPassword   Secret // accepted too, second line of PasswordFile; empty: none
@@ -64,6 +65,14 @@ type QUIC struct {
 	Listen []string // [address]:port each
 }
 
+// NAT is what helps to find direct ways to hosts behind NATs.
+type NAT struct {
+	Listen      string   // [address]:port that answers STUN beside UDP.Listen; empty: none
+	STUNServers []string // host[:port] each
+	External    []string // address[:port] where others reach UDP.Listen; without a port it is that of UDP.Listen
+	PortMapping Switch   // ask the gateway by UPnP-IGD and NAT-PMP; On is the same as Auto
+}
+
 // Switch says whether something that the kernel may have is used.
 type Switch string
 
@@ -98,6 +107,7 @@ func Default() Config {
 		Bridge:          Bridge{Name: "weave", Create: true},
 		TAP:             TAP{Name: "meshd0", Offload: Auto},
 		UDP:             UDP{Listen: ":6785", Offload: Auto},
+		NAT:             NAT{Listen: ":6786", PortMapping: Auto},
 		MinProtocol:     1,
 		StateDir:        "/var/lib/meshd",
 		Transports:      []string{"punch", "quic", "sleeve"},

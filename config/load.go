@@ -119,6 +119,10 @@ func (c *Config) checkTogether() (faults []*FieldError) {
 		}
 		taken[portOf(l)] = "quic.listen"
 	}
+	if other, ok := taken[portOf(c.NAT.Listen)]; ok && c.NAT.Listen != "" {
+		faults = append(faults, c.placed("nat.listen",
+			fault(c.NAT.Listen, fmt.Sprintf("has the port of %s as well", other), "it needs a port of its own; or leave it empty")))
+	}
 	return faults
 }
 

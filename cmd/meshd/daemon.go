@@ -34,6 +34,7 @@ type daemon struct {
 	identity  *identity.Identity
 	pins      *identity.Pins
 	policy    *identity.Policy
+	traversal *traversal // nil: no transport has a socket to find ways for
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
 	cfg config.Config
@@ -166,6 +167,9 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 func (d *daemon) steer(cfg config.Config) {
 	d.policy.Set(cfg.Trust.Keys, cfg.Trust.Stock)
 	d.set.Prefer(preferences(cfg))
+	if d.traversal != nil {
+		d.traversal.set(cfg)
+	}
 }
 
 // reloadLogged is a reload that nobody waits for.

@@ -23,9 +23,12 @@ import (
 //	udp.listen ──── shared ──┬── native datagrams: punch
 //	                         └── quic: sessions, frames
 //	quic.listen ─── more ────────┘
+//
+//	nat.listen ──── stun: answers STUN, as shared does
 type ports struct {
 	shared *mux.Mux          // nil: no configured transport uses it
 	more   []*mux.Mux        // of quic.listen
+	stun   *mux.Mux          // nil: nat.listen is empty, or shared is nil
 	quic   *quicnet.Endpoint // nil: quic is not configured
 }
 
@@ -38,6 +41,11 @@ func openPorts(cfg config.Config, id *identity.Identity, s *sockets, log *slog.L
 	}()
 	if slices.ContainsFunc(cfg.Transports, transportShares) {
 		if p.shared, err = openMux("udp.listen", cfg.UDP.Listen, s, log); err != nil {
+			return p, err
+		}
+	}
+	if p.shared != nil && cfg.NAT.Listen != "" {
+		if p.stun, err = openMux("nat.listen", cfg.NAT.Listen, s, log); err != nil {
 			return p, err
 		}
 	}
@@ -95,10 +103,8 @@ func (p ports) quicPort() uint16 {
 
 // muxes are all that are open.
 func (p ports) muxes() []*mux.Mux {
-	if p.shared == nil {
-		return p.more
-	}
-	return append([]*mux.Mux{p.shared}, p.more...)
+	all := append([]*mux.Mux{p.shared, p.stun}, p.more...)
+	return slices.DeleteFunc(all, func(m *mux.Mux) bool { return m == nil })
 }
 
 // run reads the ports until ctx is done. The QUIC endpoint says goodbye then, and

@@ -9,7 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/signal"
+	ossignal "os/signal"
 	"syscall"
 	"time"
 
@@ -21,6 +21,7 @@ import (
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
+	"meshd/routing/signal"
 	"meshd/tap"
 	"meshd/transport"
 )
@@ -87,12 +88,22 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	d.set = transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
 	d.set.Prefer(preferences(cfg))
 	memory := newMemory(cfg.StateDir, log)
+	local := transport.Peer{Name: who.name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1}
+	refuse := newOverlay(d.port.BridgeName()).refuse
+	d.traversal, err = newTraversal(traversalDeps{
+		cfg: cfg, self: local, id: who.id, policy: d.policy, ports: d.ports, set: d.set,
+		mesh: func() *control.Mesh { return d.mesh }, refuse: refuse, log: log,
+	})
+	if err != nil {
+		closeTransports(transports)
+		return err
+	}
 	d.mesh, err = control.New(control.Config{
-		Self: transport.Peer{Name: who.name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1},
+		Self: local,
 		Port: in.tcp.Port(), QUICPort: d.ports.quicPort(), Settings: settings(cfg), Set: d.set,
 		Carriers: d.ports.carriers(in.tcp), Identity: who.id, Trust: d.policy, Stock: stockOnly != "",
-		Refuse: newOverlay(d.port.BridgeName()).refuse, PublishFIB: d.forwarder.SetFIB,
-		Channels:   map[string]func(frame.PeerName, []byte){measure.Channel: d.meter.Told},
+		Refuse: refuse, PublishFIB: d.forwarder.SetFIB,
+		Watch: d.watch, Channels: d.channels(),
 		ForgetMACs: func(peers []frame.PeerName) { d.macs.Forget(peers...) },
 		Remembered: memory.load(), Remember: memory.save, Log: log,
 	})
@@ -106,6 +117,9 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	d.ports.run(ctx, g)
 	g.Go(func() error { return d.set.Run(ctx) })
 	g.Go(func() error { return d.mesh.Run(ctx) })
+	if d.traversal != nil {
+		d.traversal.run(ctx, g)
+	}
 	g.Go(func() error { return d.serve(ctx, in.api, in.http) })
 	g.Go(func() error { d.housekeep(ctx); return nil })
 	g.Go(func() error { memory.run(ctx); return nil })
@@ -155,6 +169,22 @@ func (d *daemon) prepare() (who self, err error) {
 	who.id, d.policy, d.pins, err = openTrust(d.cfg, d.opt.log)
 	d.identity = who.id
 	return who, err
+}
+
+// channels are our gossip channels, and who takes what comes on them.
+func (d *daemon) channels() map[string]func(frame.PeerName, []byte) {
+	out := map[string]func(frame.PeerName, []byte){measure.Channel: d.meter.Told}
+	if d.traversal != nil {
+		out[signal.Name] = d.traversal.channel.Told
+	}
+	return out
+}
+
+// watch hands on what the mesh knows of its peers.
+func (d *daemon) watch(peers []control.PeerView) {
+	if d.traversal != nil {
+		d.traversal.watch(peers)
+	}
 }
 
 // openPort makes our port on the bridge.
@@ -212,8 +242,8 @@ func peerName(cfg config.Config, log *slog.Logger) (frame.PeerName, error) {
 // housekeep expires MACs and follows SIGHUP.
 func (d *daemon) housekeep(ctx context.Context) {
 	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+	ossignal.Notify(hup, syscall.SIGHUP)
+	defer ossignal.Stop(hup)
 	tick := time.NewTicker(macExpiry)
 	defer tick.Stop()
 	for {
