@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/http"
 	"net/netip"
 	"os"
@@ -93,7 +94,9 @@ func newLab(t *testing.T) *Lab {
 }
 
 func prefixOf(t *testing.T) string {
-	return fmt.Sprintf("meshd-lab-%d-%.12s", os.Getpid(), strings.TrimPrefix(t.Name(), "Test"))
+	hash := fnv.New32a()
+	hash.Write([]byte(t.Name()))
+	return fmt.Sprintf("meshd-lab-%d-%08x", os.Getpid(), hash.Sum32())
 }
 
 func must(t *testing.T, err error) {
