@@ -24,6 +24,7 @@ bridge: {name: mesh, mtu: 1400, create: false}
 tap: {name: tap7, offload: off}
 udp: {listen: "[::1]:7785", offload: on}
 quic: {listen: [":443", "[::1]:8443"]}
+nat: {listen: "[::1]:7786", stun_servers: [stun.example.net], external: ["203.0.113.7"], port_mapping: off}
 peers: [10.142.130.16, "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"]
 min_protocol: 2
 state_dir: /tmp/meshd
@@ -46,6 +47,7 @@ func fullConfig() Config {
 		TAP:         TAP{Name: "tap7", Offload: Off},
 		UDP:         UDP{Listen: "[::1]:7785", Offload: On},
 		QUIC:        QUIC{Listen: []string{":443", "[::1]:8443"}},
+		NAT:         NAT{Listen: "[::1]:7786", STUNServers: []string{"stun.example.net"}, External: []string{"203.0.113.7"}, PortMapping: Off},
 		Peers:       []string{"10.142.130.16", "weave03.example.net:6783", "fd00::1", "[fd00::2]:6783"},
 		MinProtocol: 2, StateDir: "/tmp/meshd",
 		TrustedSubnets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
@@ -292,6 +294,10 @@ func TestFaults(t *testing.T) {
 		{"QUIC on the shared port", "quic: {listen: [':6785']}", "quic.listen", 1, []string{"port of udp.listen as well"}},
 		{"QUIC twice on a port", "quic: {listen: [':443', '[::1]:443']}", "quic.listen", 1, []string{"port of quic.listen as well"}},
 		{"QUIC nowhere", "quic: {listen: ['443']}", "quic.listen[0]", 1, []string{"is not an address to listen on"}},
+		{"STUN on the shared port", "nat: {listen: ':6785'}", "nat.listen", 1, []string{"port of udp.listen as well"}},
+		{"STUN server", "nat: {stun_servers: [a.example.net, 'b:c']}", "nat.stun_servers[1]", 1, []string{"is not a STUN server", "host[:port]"}},
+		{"external loopback", "nat: {external: [127.0.0.1]}", "nat.external[0]", 1, []string{"not the address of one host"}},
+		{"external name", "nat: {external: ['a.example.net']}", "nat.external[0]", 1, []string{"is not an address that others reach us at"}},
 		{"both given", "listen: ':1'\nudp: {listen: ':1'}", "udp.listen", 2, []string{"port of listen as well"}},
 		{"MTU too small", "bridge: {mtu: 100}", "bridge.mtu", 1, []string{"576"}},
 		{"MTU too big", "bridge: {mtu: 70000}", "bridge.mtu", 1, []string{"65521"}},
@@ -453,6 +459,8 @@ func FuzzLoad(f *testing.F) {
 func (c Config) canonical() Config {
 	c.Peers = append([]string{}, c.Peers...)
 	c.QUIC.Listen = append([]string{}, c.QUIC.Listen...)
+	c.NAT.STUNServers = append([]string{}, c.NAT.STUNServers...)
+	c.NAT.External = append([]string{}, c.NAT.External...)
 	c.Overrides = append([]Override{}, c.Overrides...)
 	c.TrustedSubnets = append([]netip.Prefix{}, c.TrustedSubnets...)
 	return c

@@ -27,6 +27,11 @@ udp:
     offload: auto # default
 quic:
     listen: [] # default
+nat:
+    listen: :6786 # default
+    stun_servers: [] # default
+    external: [] # default
+    port_mapping: auto # default
 peers: # /etc/meshd.yaml:3
     - a
     - '[fd00::1]:1'

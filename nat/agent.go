@@ -32,8 +32,9 @@ type Peer struct {
 	UID      uint64
 	Session  bool           // there is a session with it
 	Direct   bool           // a path to it works
-	Native   bool           // it is known to be meshd
+	Dialled  bool           // its control connection was dialled over TCP: it can be reached
 	Addr     netip.AddrPort // the other end of its session; invalid: unknown
+	Data     netip.AddrPort // of its data socket, over a path that works; invalid: unknown
 }
 
 // Known is what a peer has announced of itself.

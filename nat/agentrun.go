@@ -17,9 +17,13 @@ import (
 // Times of rounds with one peer.
 const (
 	grace        = 600 * time.Millisecond // for the ordinary ways to a peer that is new
-	rounds       = 3                      // that follow each other
-	betweenRound = 500 * time.Millisecond
-	backoffFirst = 30 * time.Second // after them; doubles
+	rounds       = 3                      // before the back-off
+	betweenRound = 500 * time.Millisecond // from the first to the second, for what was lost
+	// forgetTime is until the third: longer than most gateways remember a datagram
+	// that nobody inside has answered (Linux: 30 s). One that came too early has the
+	// port until then.
+	forgetTime   = 40 * time.Second
+	backoffFirst = time.Minute // doubles
 	backoffMost  = 10 * time.Minute
 	wantAfter    = 1500 * time.Millisecond // a follower without an offer asks for one
 	wantEvery    = 10 * time.Second
@@ -233,14 +237,22 @@ func (a *Agent) ended(p *peer, try Try, err error) {
 		a.rouse()
 		return
 	}
-	if err == nil {
-		p.failed, p.nextAt = 0, now.Add(betweenRound)
-	} else if p.failed++; p.failed%rounds != 0 {
-		p.nextAt = now.Add(betweenRound)
-	} else {
-		p.nextAt = now.Add(min(backoffFirst<<min(p.failed/rounds-1, 10), backoffMost))
+	if p.failed++; err == nil {
+		p.failed = 0
 	}
+	p.nextAt = now.Add(pauseAfter(p.failed))
 	a.rouse()
+}
+
+// pauseAfter is the time to the next round after that many in a row that failed.
+func pauseAfter(failed int) time.Duration {
+	switch {
+	case failed < 2:
+		return betweenRound
+	case failed < rounds:
+		return forgetTime
+	}
+	return min(backoffFirst<<min(failed-rounds, 10), backoffMost)
 }
 
 // once exchanges offers with a peer and checks.
@@ -409,7 +421,7 @@ func (a *Agent) Notice(from frame.PeerName, payload []byte) {
 		close(p.started)
 		p.started = nil
 	case s.Verb == verbWant && a.cfg.Self < from && !p.running:
-		p.nextAt = earliest(p.nextAt, later(time.Now(), p.ledAt.Add(wantEvery/2)))
+		p.nextAt = earliest(p.nextAt, later(time.Now(), p.ledAt.Add(pauseAfter(min(p.failed, 2)))))
 		a.rouse()
 	}
 }
@@ -422,6 +434,7 @@ type Status struct {
 	Pair   netip.AddrPort // that worked last
 	Next   time.Time      // of the next round, where we lead; zero: none is needed
 	Active bool           // a round is under way
+	Since  time.Time      // when the direct way was lost, or the peer found; zero: there is one
 }
 
 // Status reads it.
@@ -431,7 +444,7 @@ func (a *Agent) Status(name frame.PeerName) Status {
 	defer a.mu.Unlock()
 	s := Status{Known: known, Leads: a.cfg.Self < name}
 	if p := a.peers[name]; p != nil {
-		s.Tries, s.Pair, s.Active = slices.Clone(p.tries), p.pair, p.running
+		s.Tries, s.Pair, s.Active, s.Since = slices.Clone(p.tries), p.pair, p.running, p.lacking
 		if p.needs() && s.Leads {
 			s.Next = p.nextAt
 		}

@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -151,6 +152,14 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 	return a.Behaviours()
 }
 
+// Survey asks the servers now, and returns what follows, and what peers are told.
+func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Candidate) {
+	a.resurvey(ctx, 0)
+	o := a.offer(ctx, "")
+	v4, v6 = a.Behaviours()
+	return v4, v6, o.Candidates
+}
+
 // Behaviours is what is known of the NATs before us, for IPv4 and IPv6.
 func (a *Agent) Behaviours() (v4, v6 Behaviour) {
 	a.mu.Lock()
@@ -188,24 +197,40 @@ func (a *Agent) servers(ctx context.Context) []Server {
 	a.mu.Lock()
 	var neighbours []Peer
 	for _, p := range a.peers {
-		if p.Session && p.Addr.IsValid() {
+		if p.Session && (p.Data.IsValid() || p.Dialled && p.Addr.IsValid()) {
 			neighbours = append(neighbours, p.Peer)
 		}
 	}
 	a.mu.Unlock()
-	slices.SortFunc(neighbours, func(x, y Peer) int { return comparePublic(x.Addr.Addr(), y.Addr.Addr()) })
+	// Those that can be reached first: others may be on our side of the NAT.
+	slices.SortFunc(neighbours, func(x, y Peer) int {
+		if x.Dialled != y.Dialled {
+			return cmp.Compare(ordinal(y.Dialled), ordinal(x.Dialled))
+		}
+		return comparePublic(x.Data.Addr(), y.Data.Addr())
+	})
 	for _, p := range neighbours {
 		k, known := a.cfg.Find(p.Name)
 		if !known || k.Data == 0 || a.refuse(p.Addr.Addr()) != "" {
 			continue
 		}
-		name := p.NickName
-		if name == "" {
-			name = p.Name.String()
+		s := Server{Name: cmp.Or(p.NickName, p.Name.String()), Addr: p.Data}
+		if !s.Addr.IsValid() {
+			s.Addr = netip.AddrPortFrom(p.Addr.Addr().Unmap(), k.Data)
 		}
-		out = append(out, Server{name, netip.AddrPortFrom(p.Addr.Addr().Unmap(), k.Data), k.Other})
+		if p.Dialled {
+			s.Other = k.Other
+		}
+		out = append(out, s)
 	}
 	return out
+}
+
+func ordinal(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // comparePublic puts public addresses first: who is behind our NAT sees less.

@@ -33,6 +33,10 @@ type Daemon interface {
 	UseTransport(peer frame.PeerName, transport string) error
 	// Bench measures the way of frames to a peer, for about d.
 	Bench(ctx context.Context, peer frame.PeerName, d time.Duration) (Bench, error)
+	// Why says how frames go to a peer, and why so.
+	Why(peer frame.PeerName) (Why, error)
+	// NAT asks STUN servers what the NATs before us do.
+	NAT(ctx context.Context) (NATReport, error)
 	// Stop asks the daemon to end and returns at once.
 	Stop()
 }

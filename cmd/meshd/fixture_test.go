@@ -191,6 +191,8 @@ type fakeDaemon struct {
 	replace bool
 	stopped chan struct{} // closed by Stop
 	fail    error         // what Connect, Forget, Reload and Bench answer
+	reason  Why
+	nats    NATReport
 	hang    chan struct{} // not nil: Bench sends when it begins and when it ends
 }
 
@@ -240,6 +242,18 @@ func (d *fakeDaemon) Reload() (applied, needRestart []string, err error) {
 }
 
 // Bench measures nothing, and with hang it takes until ctx is done.
+func (d *fakeDaemon) Why(frame.PeerName) (Why, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.reason, d.fail
+}
+
+func (d *fakeDaemon) NAT(context.Context) (NATReport, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.nats, d.fail
+}
+
 func (d *fakeDaemon) Bench(ctx context.Context, peer frame.PeerName, duration time.Duration) (Bench, error) {
 	if d.hang != nil {
 		d.hang <- struct{}{}

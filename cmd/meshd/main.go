@@ -86,6 +86,8 @@ func newRootCmd(started func()) *cobra.Command {
 		newIdentityCmd(connect),
 		newTrustCmd(connect),
 		newBenchCmd(connect),
+		newWhyCmd(connect),
+		newNATCmd(connect),
 		newConfigCmd(),
 		newVersionCmd(),
 		newDemoCmd(),

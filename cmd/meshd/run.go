@@ -103,7 +103,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 		Port: in.tcp.Port(), QUICPort: d.ports.quicPort(), Settings: settings(cfg), Set: d.set,
 		Carriers: d.ports.carriers(in.tcp), Identity: who.id, Trust: d.policy, Stock: stockOnly != "",
 		Refuse: refuse, PublishFIB: d.forwarder.SetFIB,
-		Watch: d.watch, Channels: d.channels(),
+		Watch: d.watch, Punched: d.punched(), Channels: d.channels(),
 		ForgetMACs: func(peers []frame.PeerName) { d.macs.Forget(peers...) },
 		Remembered: memory.load(), Remember: memory.save, Log: log,
 	})
@@ -178,6 +178,17 @@ func (d *daemon) channels() map[string]func(frame.PeerName, []byte) {
 		out[signal.Name] = d.traversal.channel.Told
 	}
 	return out
+}
+
+// punched tells to which peers a way is looked for; nil: to none.
+func (d *daemon) punched() func(frame.PeerName) bool {
+	if d.traversal == nil {
+		return nil
+	}
+	return func(name frame.PeerName) bool {
+		_, announced := d.traversal.channel.Find(name)
+		return announced
+	}
 }
 
 // watch hands on what the mesh knows of its peers.

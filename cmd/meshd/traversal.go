@@ -95,9 +95,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 	}
 	t.agent = nat.New(nat.Config{
 		Self: d.self.Name, Port: shared.Port(), Log: d.log, Refuse: d.refuse,
-		Families: func() (bool, bool) {
-			return shared.Socket(netip.AddrPortFrom(netip.IPv4Unspecified(), 1)) != nil, shared.Socket(netip.AddrPortFrom(netip.IPv6Unspecified(), 1)) != nil
-		},
+		Families:  familiesOf(shared),
 		Send:      func(to netip.AddrPort, b []byte, hops int) error { return sendFrom(shared, to, b, hops) },
 		Addresses: t.addresses.all, Servers: t.resolveServers, More: t.more,
 		Find: func(name frame.PeerName) (nat.Known, bool) {
@@ -137,9 +135,16 @@ func (t *traversal) watch(views []control.PeerView) {
 	for _, v := range views {
 		uids[v.Name] = v.UID
 		if t.discovery.Load() || v.Session {
-			peers = append(peers, nat.Peer{
-				Name: v.Name, NickName: v.NickName, UID: v.UID, Session: v.Session, Direct: v.Direct, Native: v.Native, Addr: v.Addr,
-			})
+			p := nat.Peer{
+				Name: v.Name, NickName: v.NickName, UID: v.UID, Session: v.Session, Direct: v.Direct, Dialled: v.Dialled, Addr: v.Addr,
+			}
+			for _, path := range v.Paths {
+				if path.State.Up && transportShares(path.Transport) {
+					p.Data = path.State.Addr
+					break
+				}
+			}
+			peers = append(peers, p)
 		}
 	}
 	t.channel.Members(now, uids)
@@ -163,6 +168,13 @@ func (t *traversal) taker(s mux.Socket) mux.Handler {
 				t.agent.Take(d, m.Addr, reply)
 			}
 		}
+	}
+}
+
+// familiesOf tells whether a mux has sockets of IPv4 and of IPv6.
+func familiesOf(m *mux.Mux) func() (v4, v6 bool) {
+	return func() (bool, bool) {
+		return m.Socket(netip.AddrPortFrom(netip.IPv4Unspecified(), 1)) != nil, m.Socket(netip.AddrPortFrom(netip.IPv6Unspecified(), 1)) != nil
 	}
 }
 

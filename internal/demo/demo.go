@@ -21,6 +21,7 @@ const stepTime = time.Minute
 // Options say how the story is told.
 type Options struct {
 	Binary string // meshd itself
+	NAT    bool   // the story of hosts behind NATs
 	Keep   bool   // leave the network up at the end
 	Out    io.Writer
 	Color  bool // Out is a terminal
@@ -32,8 +33,9 @@ type story struct {
 	say   printer
 	lab   *lab.Lab
 	hosts []*host
-	told  bool      // to the end
-	began time.Time // the first daemon
+	sites []*lab.Site // of the story with NATs, one for each host
+	told  bool        // to the end
+	began time.Time   // the first daemon
 
 	before, during, after matrix // round trips and fetches between containers
 	outage                lab.PingStats
@@ -78,6 +80,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	s := &story{Options: o, say: printer{out: o.Out, color: o.Color, start: time.Now()}, lab: l}
 	defer func() { err = errors.Join(err, s.end(ctx, err)) }()
+	steps := steps
+	if o.NAT {
+		steps = natSteps
+	}
 	for i, st := range steps {
 		s.say.title(i+1, len(steps), st.title)
 		if err := s.tell(ctx, st); err != nil {

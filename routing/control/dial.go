@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"meshd/internal/frame"
@@ -20,13 +21,22 @@ func (m *Mesh) dialDue(now time.Time) time.Time {
 	for _, t := range due {
 		ctx, cancel := context.WithCancel(m.ctx)
 		t.cancel = cancel
-		candidates := m.targets.free(t)
+		candidates := m.unpunched(t, m.targets.free(t))
 		m.wg.Go(func() {
 			defer cancel()
 			m.attempt(ctx, t, candidates)
 		})
 	}
 	return next
+}
+
+// unpunched leaves out the candidates that are not to be dialled because others look
+// for a way there. Whether they do is not known yet at the first attempt.
+func (m *Mesh) unpunched(t *target, candidates []Candidate) []Candidate {
+	if t.direct || m.cfg.Punched == nil || t.err != nil && !m.cfg.Punched(t.name) {
+		return candidates
+	}
+	return slices.DeleteFunc(candidates, func(c Candidate) bool { return c.Carrier != CarrierTCP })
 }
 
 // finished notes how an attempt ended, and logs a configured target's new reason
@@ -91,7 +101,7 @@ func (m *Mesh) tries(ctx context.Context, t *target, candidates []Candidate) ([]
 	}
 	tries := dialOrder(allowed)
 	if len(tries) == 0 {
-		return nil, &dialError{errors.New(cmp.Or(refused, "no address known"))}
+		return nil, &dialError{errors.New(cmp.Or(refused, "no address known to dial"))}
 	}
 	return tries[:min(len(tries), maxCandidates)], nil
 }

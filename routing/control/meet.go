@@ -3,8 +3,10 @@ package control
 import (
 	"context"
 
-	"meshd/internal/frame"
 	"net/netip"
+
+	"meshd/internal/frame"
+	"meshd/transport"
 )
 
 // PeerView is a peer as those see it who look for a direct way to it.
@@ -15,7 +17,9 @@ type PeerView struct {
 	Session  bool
 	Direct   bool           // a path to it works
 	Native   bool           // it is a neighbour, and meshd
+	Dialled  bool           // we have dialled its session over TCP: it can be reached
 	Addr     netip.AddrPort // the other end of its session
+	Paths    []transport.PathStats
 }
 
 // tellWatch tells who watches of all peers.
@@ -32,6 +36,8 @@ func (m *Mesh) tellWatch() {
 		if n := m.neighbours[p.Name]; n != nil {
 			v.Direct, v.Session, v.Addr = n.established, n.session != nil, n.at.Addr
 			v.Native = n.session == nil || n.session.native
+			v.Dialled = n.outbound && n.at.Carrier == CarrierTCP
+			v.Paths = n.link.Paths()
 		}
 		views = append(views, v)
 	}

@@ -63,6 +63,10 @@ type Config struct {
 	PublishFIB func(*routing.FIB)
 	// ForgetMACs is told which peers left the mesh.
 	ForgetMACs func([]frame.PeerName)
+	// Punched reports whether others look for a way over UDP to a peer. Such a peer is
+	// dialled over TCP only, unless it is configured: a datagram that comes too early
+	// may close its NAT for those that are sent at the right time. nil: nobody does.
+	Punched func(frame.PeerName) bool
 	// Watch is told of all peers, ourselves left out, whenever something may have
 	// changed, in the mesh's goroutine: it must not block. nil: nobody is.
 	Watch func([]PeerView)

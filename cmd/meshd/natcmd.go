@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"meshd/config"
+	"meshd/internal/mux"
+	"meshd/internal/udp"
+	"meshd/nat"
+	"meshd/routing/signal"
+)
+
+// NATReport is what is known of the NATs before this host.
+type NATReport struct {
+	IPv4       nat.Behaviour   `json:"ipv4"`
+	IPv6       nat.Behaviour   `json:"ipv6"`
+	Candidates []nat.Candidate `json:"candidates"`
+	// Mapping says what came of asking the gateway for a mapping.
+	Mapping    string         `json:"port_mapping,omitempty"`
+	STUN       *nat.Counts    `json:"stun,omitempty"`
+	Signalling *signal.Counts `json:"signalling,omitempty"`
+	Daemon     bool           `json:"daemon"` // it is the daemon's socket that was looked from
+}
+
+// errNoTraversal says that there is no socket to look from.
+var errNoTraversal = errors.New("no configured transport goes through NATs: add punch or quic to transports")
+
+// NAT asks the STUN servers anew.
+func (d *daemon) NAT(ctx context.Context) (NATReport, error) {
+	t := d.traversal
+	if t == nil {
+		return NATReport{}, errNoTraversal
+	}
+	r := NATReport{Daemon: true}
+	r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
+	if t.mapper == nil {
+		r.Mapping = "off by nat.port_mapping"
+	} else if m, why := t.mapper.Current(); m.External.IsValid() {
+		r.Mapping = fmt.Sprintf("%v by %s of %v", m.External, m.Protocol, m.Gateway)
+		if m.DoubleNAT {
+			r.Mapping += ", which is behind another NAT itself: of no use"
+		}
+	} else {
+		r.Mapping = "none: " + why
+	}
+	stun, signalling := t.agent.Counts(), t.channel.Counts()
+	r.STUN, r.Signalling = &stun, &signalling
+	return r, nil
+}
+
+func (a *api) nat(w http.ResponseWriter, r *http.Request) {
+	report, err := a.daemon.NAT(r.Context())
+	if err != nil {
+		writeError(w, http.StatusUnprocessableEntity, err)
+		return
+	}
+	writeJSON(w, http.StatusOK, report)
+}
+
+func newNATCmd(connect func() *client) *cobra.Command {
+	asJSON := false
+	var servers []string
+	cmd := &cobra.Command{
+		Use:   "nat",
+		Short: "Say what the NATs before this host do",
+		Long: `Say what the NATs before this host do, in the terms of RFC 4787, for IPv4 and IPv6:
+how outside ports are chosen (mapping), who may send to them (filtering), and at which
+addresses peers are told to look for us, with the answer of each STUN server.
+
+The running daemon is asked, which looks from its own socket and asks its neighbours
+and nat.stun_servers. Without one, or with --server, a socket of this command asks the
+servers given.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := natReport(cmd.Context(), connect(), servers)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), r, true)
+			}
+			return r.print(cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringSliceVar(&servers, "server", nil, "STUN servers to ask, host[:port] each, from a socket of this command")
+	jsonFlag(cmd, &asJSON)
+	return cmd
+}
+
+func natReport(ctx context.Context, c *client, servers []string) (r NATReport, err error) {
+	if len(servers) > 0 {
+		return surveyAlone(ctx, servers)
+	}
+	data, err := c.call(ctx, http.MethodGet, "/v1/nat", nil)
+	if err != nil {
+		return r, fmt.Errorf("%w\nwithout a daemon name STUN servers to ask: meshd nat --server host[:port]", err)
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("read the answer of the daemon: %w", err)
+	}
+	return r, nil
+}
+
+// surveyAlone asks servers from a socket of our own.
+func surveyAlone(ctx context.Context, servers []string) (r NATReport, err error) {
+	for _, s := range servers {
+		if _, _, fault := config.ParseSTUNServer(s); fault != nil {
+			return r, usageError{fmt.Errorf("--server: %w", fault)}
+		}
+	}
+	conns, err := udp.ListenPort(":0", udp.Offload{})
+	if err != nil {
+		return r, err
+	}
+	m, err := mux.New(each(conns, func(c *udp.Conn) mux.Socket { return c }), nil)
+	if err != nil {
+		return r, err
+	}
+	t := &traversal{addresses: &hostAddresses{refuse: func(netip.Addr) string { return "" }}, servers: servers}
+	t.log = slog.New(slog.DiscardHandler)
+	t.agent = nat.New(nat.Config{
+		Port: m.Port(), Families: familiesOf(m), Addresses: t.addresses.all, Servers: t.resolveServers,
+		Send: func(to netip.AddrPort, b []byte, hops int) error { return sendFrom(m, to, b, hops) },
+	})
+	m.Handle(mux.STUN, t.taker)
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- m.Run(ctx) }()
+	if len(t.resolveServers(ctx)) == 0 {
+		err = fmt.Errorf("none of the names %s has an address", strings.Join(servers, ", "))
+	} else {
+		r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
+	}
+	cancel()
+	return r, errors.Join(err, <-ended)
+}
+
+// print writes it for people.
+func (r NATReport) print(out io.Writer) error {
+	var b strings.Builder
+	from := "the daemon's socket"
+	if !r.Daemon {
+		from = "a socket of this command"
+	}
+	fmt.Fprintf(&b, "looked from %s\n", from)
+	for _, f := range []struct {
+		name string
+		b    nat.Behaviour
+	}{{"IPv4", r.IPv4}, {"IPv6", r.IPv6}} {
+		fmt.Fprintf(&b, "\n%s: %s\n", f.name, f.b)
+		if len(f.b.Answers) == 0 {
+			continue
+		}
+		if len(f.b.Mapped) > 0 {
+			fmt.Fprintf(&b, "  outside   %s\n", strings.Join(each(f.b.Mapped, netip.AddrPort.String), ", "))
+			fmt.Fprintf(&b, "  port      %s\n", portWords(f.b))
+		}
+		t := newTable("  SERVER", "ADDRESS", "SEES US AS", ">RTT", "ERROR")
+		for _, a := range f.b.Answers {
+			mapped, rtt := "", ""
+			if a.Err == "" {
+				mapped, rtt = a.Mapped.String(), fmt.Sprintf("%.1f ms", a.RTT.Seconds()*float64(time.Second/time.Millisecond))
+			}
+			t.row("  "+a.Server, a.Addr.String(), mapped, rtt, a.Err)
+		}
+		if err := t.write(&b); err != nil {
+			return err
+		}
+	}
+	if len(r.Candidates) > 0 {
+		fmt.Fprintf(&b, "\noffered to peers: %s\n", strings.Join(each(r.Candidates, nat.Candidate.String), ", "))
+	}
+	if r.Mapping != "" {
+		fmt.Fprintf(&b, "port mapping: %s\n", r.Mapping)
+	}
+	if r.STUN != nil && r.Signalling != nil {
+		fmt.Fprintf(&b, "STUN: %d answered, %d malformed, %d unasked, %d forged, %d too many, %d addresses refused, %d checks withheld\n",
+			r.STUN.Answered, r.STUN.Malformed, r.STUN.Unasked, r.STUN.Forged, r.STUN.Excess, r.STUN.Refused, r.STUN.Unspent)
+		fmt.Fprintf(&b, "signalling: %d forged, %d replayed, %d refused, %d too many\n",
+			r.Signalling.Forged, r.Signalling.Replayed, r.Signalling.Refused, r.Signalling.Excess)
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// portWords says how the outside port is chosen.
+func portWords(b nat.Behaviour) string {
+	switch {
+	case b.Preserves:
+		return "kept as it is"
+	case b.Step != 0:
+		return fmt.Sprintf("new per destination, in steps of %d", b.Step)
+	case b.Hard():
+		return "new per destination, irregular"
+	}
+	return "another one, the same for all destinations that were looked at"
+}

@@ -1,0 +1,223 @@
+package integration
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"meshd/internal/lab"
+)
+
+// The sites that a cell of the matrix has one host at: a NAT kind, or more than that.
+const (
+	siteIPv6Only = "ipv6-only"
+	siteDual     = "dual-stack"
+)
+
+// natSites are the rows and columns of the matrix.
+var natSites = []string{
+	string(lab.NATNone), string(lab.NATFullCone), string(lab.NATAddressRestricted), string(lab.NATPortRestricted),
+	string(lab.NATPortRestrictedOpen), string(lab.NATSymmetric), string(lab.NATDouble), string(lab.NATShortLived),
+	string(lab.NATUDPBlocked), siteIPv6Only, siteDual,
+}
+
+// natExpected is the path of each cell: D direct, r relayed, in the order of natSites
+// (the matrix is symmetric: only the half below the diagonal is written). Direct is
+// what RFC 4787 behaviour allows without guessing ports. Between a host with IPv6 only
+// and one with IPv4 only there is no direct path, and where UDP is blocked none but
+// over TCP to a host that is public.
+var natExpected = []string{
+	/* none                 */ "D",
+	/* full-cone            */ "DD",
+	/* address-restricted   */ "DDD",
+	/* port-restricted      */ "DDDD",
+	/* port-restricted-open */ "DDDDD",
+	/* symmetric            */ "DDDrrr",
+	/* double               */ "DDDDDrD",
+	/* short-lived          */ "DDDDDrDD",
+	/* udp-blocked          */ "rrrrrrrrr",
+	/* ipv6-only            */ "rrrrrrrrrD",
+	/* dual-stack           */ "DDDDDrDDrDD",
+}
+
+// natExpectedOf is the cell of two sites.
+func natExpectedOf(a, b string) string {
+	i, j := slices.Index(natSites, a), slices.Index(natSites, b)
+	if i < j {
+		i, j = j, i
+	}
+	if natExpected[i][j] == 'D' {
+		return "direct"
+	}
+	return "relayed"
+}
+
+// natConfig makes the site of a row or column.
+func natConfig(site string) lab.SiteConfig {
+	switch site {
+	case siteIPv6Only:
+		return lab.SiteConfig{NoIPv4: true, IPv6: lab.FirewalledIPv6}
+	case siteDual:
+		return lab.SiteConfig{NAT: lab.NATPortRestricted, IPv6: lab.FirewalledIPv6}
+	}
+	return lab.SiteConfig{NAT: lab.NATKind(site)}
+}
+
+// cellResult is what a cell of the matrix gave.
+type cellResult struct {
+	A, B       string
+	Path       string        // of frames in the end
+	FirstFrame time.Duration // from the start of both daemons
+	Direct     time.Duration // 0: not
+	Lost       int           // pings from the first one that was answered, and during the move
+	Doubled    int
+	Why        string // first line
+}
+
+// why is the answer of `meshd why`.
+type whyAnswer struct {
+	Path      string   `json:"path"`
+	Via       string   `json:"via"`
+	Transport string   `json:"transport"`
+	Reasons   []string `json:"reasons"`
+	Remedy    string   `json:"remedy"`
+}
+
+func (h *host) why(ctx context.Context, of *host) (w whyAnswer, text string, err error) {
+	out, err := h.Command(ctx, "why", "--json", of.Name)
+	if err != nil {
+		return w, "", err
+	}
+	if err := json.Unmarshal([]byte(out), &w); err != nil {
+		return w, "", err
+	}
+	text, err = h.Command(ctx, "why", of.Name)
+	return w, text, err
+}
+
+// cell runs two hosts at two kinds of sites beside a public one.
+func cell(t *testing.T, a, b string) cellResult {
+	w := newNATWorld(t)
+	ha := w.sited(w.site("a", natConfig(a)))
+	hb := w.sited(w.site("b", natConfig(b)))
+	w.public.up()
+	begin := time.Now()
+	for h, site := range map[*host]string{ha: a, hb: b} {
+		h.start(w.targetFor(site))
+	}
+	ha.ready()
+	hb.ready()
+	boxes := w.boxes(ha, hb)
+	r := cellResult{A: a, B: b}
+	ping, err := boxes[0].Ping(boxes[1].addr(), lab.PingConfig{Interval: 20 * time.Millisecond})
+	w.must(err)
+	w.eventually("first frame", func(context.Context) error {
+		if ping.Stats(0).Received == 0 {
+			return fmt.Errorf("no answer")
+		}
+		return nil
+	})
+	r.FirstFrame = time.Since(begin)
+	before := ping.Stats(0)
+	want := natExpectedOf(a, b)
+	settle := 8 * time.Second
+	if want == "direct" {
+		settle = patience
+	}
+	limit := time.Now().Add(settle)
+	for r.Path != "direct" && time.Now().Before(limit) {
+		answer, _, err := ha.why(w.within(patience), hb)
+		w.must(err)
+		if r.Path = answer.Path; r.Path == "direct" {
+			r.Direct = time.Since(begin)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if r.Path == "direct" {
+		w.eventually("both ends go direct", func(ctx context.Context) error {
+			answer, _, err := hb.why(ctx, ha)
+			if err == nil && answer.Path != "direct" {
+				err = fmt.Errorf("%+v", answer)
+			}
+			return err
+		})
+		time.Sleep(time.Second) // what is lost or doubled by the move shows
+	}
+	stats := ping.Stop(5 * time.Second)
+	r.Lost = max(0, stats.Lost()-before.Lost())
+	r.Doubled = stats.Duplicates
+	_, text, err := ha.why(w.within(patience), hb)
+	w.must(err)
+	r.Why, _, _ = strings.Cut(text, "\n")
+	if r.Path != want {
+		w.Errorf("%s to %s is %s, want %s\n%s", a, b, r.Path, want, text)
+	}
+	if !strings.HasPrefix(text, want) {
+		w.Errorf("why says %q, not %s", r.Why, want)
+	}
+	return r
+}
+
+// targetFor is the public host's address that a site's host can reach.
+func (w *natWorld) targetFor(site string) string {
+	if site == siteIPv6Only {
+		return w.target6
+	}
+	return w.target
+}
+
+// natResults collects what cells gave, for `make natmatrix`.
+var natResults struct {
+	mu   sync.Mutex
+	list []cellResult
+}
+
+// TestNATMatrix runs all pairs of sites with MESHD_NATMATRIX=all, and else one cell of
+// each kind of outcome.
+func TestNATMatrix(t *testing.T) {
+	all := os.Getenv("MESHD_NATMATRIX") != ""
+	short := map[string]bool{
+		"port-restricted/port-restricted": true, "port-restricted-open/port-restricted-open": true, "symmetric/full-cone": true,
+		"symmetric/port-restricted": true, "double/double": true, "udp-blocked/none": true, "ipv6-only/dual-stack": true, "ipv6-only/none": true,
+	}
+	for i, a := range natSites {
+		for _, b := range natSites[:i+1] {
+			name := a + "/" + b
+			if !all && !short[name] && !short[b+"/"+a] {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				r := cell(t, a, b)
+				t.Logf("%+v", r)
+				natResults.mu.Lock()
+				defer natResults.mu.Unlock()
+				natResults.list = append(natResults.list, r)
+			})
+		}
+	}
+	if all {
+		printMatrix(natResults.list)
+	}
+}
+
+// printMatrix prints what cells gave as the table of the README.
+func printMatrix(list []cellResult) {
+	slices.SortStableFunc(list, func(x, y cellResult) int {
+		return cmp.Or(cmp.Compare(slices.Index(natSites, x.A), slices.Index(natSites, y.A)), cmp.Compare(slices.Index(natSites, x.B), slices.Index(natSites, y.B)))
+	})
+	fmt.Println("| A | B | path | first frame | direct | lost | doubled |\n|---|---|---|---:|---:|---:|---:|")
+	for _, r := range list {
+		direct := "-"
+		if r.Direct > 0 {
+			direct = fmt.Sprintf("%.1f s", r.Direct.Seconds())
+		}
+		fmt.Printf("| %s | %s | %s | %.1f s | %s | %d | %d |\n", r.A, r.B, r.Path, r.FirstFrame.Seconds(), direct, r.Lost, r.Doubled)
+	}
+}

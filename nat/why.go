@@ -1,0 +1,83 @@
+package nat
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// announceTime is how long a peer may need to announce itself.
+const announceTime = 5 * time.Second
+
+// Reasons says in sentences why there is no direct way to a peer whose Status this
+// is, and what would help; who is the peer's name for people. ours are our behaviours
+// for IPv4 and IPv6.
+func (s Status) Reasons(who string, ours [2]Behaviour) (reasons []string, remedy string) {
+	const open = "opening UDP %d on one side, or enabling NAT-PMP or UPnP on one gateway, would make it direct"
+	switch last, tried := s.last(); {
+	case !s.Known && !s.Since.IsZero() && time.Since(s.Since) < announceTime:
+		return []string{who + " was found just now, and has not announced itself yet"}, "wait a few seconds"
+	case !s.Known:
+		return []string{who + " has not announced itself over the mesh: it is a stock Weave router, or a meshd that cannot be told of addresses"},
+			"make TCP and UDP 6783 of one of the two reachable for the other, or run meshd on " + who
+	case !tried && s.Active:
+		return []string{"a direct way is being looked for now"}, "wait a few seconds"
+	case !tried:
+		return []string{"a direct way has not been looked for yet"}, "wait a few seconds"
+	case len(last.Local) == 0:
+		return []string{"this host has no address to offer"}, "check its interfaces and routes, and nat.external"
+	case blocked(ours):
+		return []string{"UDP seems not to pass at this host: no STUN server answered"},
+			"allow UDP from port 6785 to the outside here"
+	case last.Theirs[0].Blocked && last.Theirs[1].Blocked, last.Theirs[0].Blocked && last.Theirs[1].Mapping == UnknownMapping:
+		return []string{"UDP seems not to pass at " + who + ": no STUN server answered it"},
+			"allow UDP from port 6785 to the outside there"
+	default:
+		return append(natReasons(who, ours[0].brief(), last.Theirs[0]), s.tries(last)), fmt.Sprintf(open, 6785)
+	}
+}
+
+// last is the last round.
+func (s Status) last() (t Try, ok bool) {
+	if len(s.Tries) == 0 {
+		return t, false
+	}
+	return s.Tries[len(s.Tries)-1], true
+}
+
+// blocked reports whether servers were asked, and none answered.
+func blocked(b [2]Behaviour) bool {
+	return b[0].Blocked && (b[1].Blocked || len(b[1].Answers) == 0)
+}
+
+// natReasons says which NATs are in the way.
+func natReasons(who string, ours, theirs Brief) []string {
+	const perDestination = "chooses a new port per destination"
+	switch {
+	case ours.hard() && theirs.hard():
+		return []string{"both NATs choose a new port per destination"}
+	case ours.hard():
+		return []string{fmt.Sprintf("the NAT of this host %s, and that of %s lets in only ports it has sent to", perDestination, who)}
+	case theirs.hard():
+		return []string{fmt.Sprintf("the NAT of %s %s, and that of this host lets in only ports it has sent to", who, perDestination)}
+	}
+	return []string{"a firewall or NAT between them drops the datagrams of both"}
+}
+
+// tries says what was tried.
+func (s Status) tries(last Try) string {
+	n := 0
+	for _, t := range s.Tries {
+		if t.Err != "" {
+			n++
+		}
+	}
+	parts := make([]string, 0, len(last.Remote))
+	for _, c := range last.Remote {
+		parts = append(parts, c.String())
+	}
+	if len(parts) == 0 {
+		return fmt.Sprintf("the last of %d rounds ended with: %s", n, last.Err)
+	}
+	return fmt.Sprintf("checks to %s: %s", strings.Join(parts, ", "), last.Err)
+}
