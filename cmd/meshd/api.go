@@ -10,6 +10,7 @@ import (
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
+	"meshd/routing/measure"
 	"meshd/tap"
 )
 
@@ -33,6 +34,9 @@ type Daemon interface {
 	UseTransport(peer frame.PeerName, transport string) error
 	// Bench measures the way of frames to a peer, for about d.
 	Bench(ctx context.Context, peer frame.PeerName, d time.Duration) (Bench, error)
+	// Ping pings a peer and reports each try when it is over, until ctx is done or
+	// there were as many as were asked for.
+	Ping(ctx context.Context, peer frame.PeerName, o measure.PingOptions, report func(Pong)) error
 	// Stop asks the daemon to end and returns at once.
 	Stop()
 }

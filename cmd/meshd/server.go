@@ -59,6 +59,7 @@ func (a *api) local() http.Handler {
 	mux.HandleFunc("POST /v1/transport/use", a.useTransport)
 	mux.HandleFunc("POST /v1/reload", a.reload)
 	mux.HandleFunc("POST /v1/bench", lasting(a.bench))
+	mux.HandleFunc("POST /v1/ping", lasting(a.ping))
 	mux.HandleFunc("POST /v1/stop", a.stop)
 	if a.pprof {
 		profiles(mux)
