@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -99,12 +100,13 @@ func inSeconds(s float64) time.Duration { return time.Duration(s * float64(time.
 
 // ping runs until all tries are over, or until it is interrupted, which is a normal end.
 func ping(cmd *cobra.Command, c *client, arg string, req pingRequest, asJSON bool) error {
-	p, err := pingedPeer(cmd.Context(), c, arg)
+	s, p, err := pingedPeer(cmd.Context(), c, arg)
 	if err != nil {
 		return exitError{err, exitNoPing}
 	}
 	req.Peer = p.Name
 	view := newPingView(cmd, p.Name, arg, inSeconds(req.Timeout), asJSON)
+	view.warned = isMeshd(s, p.Name)
 	begun := time.Now()
 	err = c.ping(cmd.Context(), req, view.pong)
 	if errors.Is(err, context.Canceled) && cmd.Context().Err() != nil {
@@ -123,21 +125,26 @@ func ping(cmd *cobra.Command, c *client, arg string, req pingRequest, asJSON boo
 	return nil
 }
 
-func pingedPeer(ctx context.Context, c *client, arg string) (*Peer, error) {
+func pingedPeer(ctx context.Context, c *client, arg string) (*Status, *Peer, error) {
 	s, err := c.status(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p, err := findPeer(s, arg)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case p == nil:
-		return nil, fmt.Errorf("no peer has the name, nickname or address %s: `meshd status peers` lists them", arg)
+		return nil, nil, fmt.Errorf("no peer has the name, nickname or address %s: `meshd status peers` lists them", arg)
 	case p.Name == s.Name:
-		return nil, fmt.Errorf("%s is this peer itself: ping another one", arg)
+		return nil, nil, fmt.Errorf("%s is this peer itself: ping another one", arg)
 	}
-	return p, nil
+	return s, p, nil
+}
+
+// isMeshd reports whether a peer is known to be meshd; of neighbours alone it is known.
+func isMeshd(s *Status, name string) bool {
+	return slices.ContainsFunc(s.Connections, func(c Connection) bool { return c.Name == name && c.Kind == kindOf(true) })
 }
 
 // ping hands over each try when it is over.

@@ -22,8 +22,8 @@ type Pong struct {
 	NickName string `json:"nickname"`
 	Sequence int    `json:"seq"` // from 1; answers need not come in order
 	// Outcome is "answered"; "lost": no answer came in time; "no route"; "too big" for
-	// the path, which carries MTU; "silent": the peer has not agreed to answer, as a
-	// stock router never does; or "refused": it is pinged by too many.
+	// the path, which carries MTU; "silent": the peer has not agreed to answer over
+	// the control plane, as a stock router never does; or "refused": it is pinged by too many.
 	Outcome measure.Outcome `json:"outcome"`
 	RTT     *float64        `json:"rtt_ms"`
 	// Direct: the first hops of the echo and of its answer were the two peers
@@ -92,7 +92,7 @@ type pingView struct {
 
 	stats  PingStats
 	rtts   []float64 // ms, of the answers
-	warned bool      // that nothing may ever come
+	warned bool      // that no answer may ever come, or there is no reason to
 }
 
 // PingStats is the last line of `meshd ping --json`, as "statistics".
@@ -213,7 +213,7 @@ func pongText(p *Pong, timeout time.Duration) string {
 	case p.Outcome == measure.TooBig:
 		return from + fmt.Sprintf("too big: the path %s carries %s bytes", hopText(p.Out), figure(p.MTU))
 	case p.Outcome == measure.Silent:
-		return from + "not sent: it has not agreed to be pinged"
+		return from + fmt.Sprintf("over the control plane within %v, nothing was sent", timeout)
 	case p.Outcome == measure.Refused:
 		return from + "it is pinged by too many"
 	}

@@ -34,7 +34,7 @@ func (m *Mesh) Unicast(channel string, dst frame.PeerName, payload []byte) (err 
 // goroutine, and reports whether it was.
 func (m *Mesh) takeOwn(tag byte, g Gossip) bool {
 	take := m.cfg.Channels[g.Channel]
-	if take == nil || tag != TagGossipUnicast || g.Dst != m.cfg.Self.Name {
+	if take == nil || m.cfg.Stock || tag != TagGossipUnicast || g.Dst != m.cfg.Self.Name {
 		return false
 	}
 	take(g.Src, g.Payload)
