@@ -77,12 +77,14 @@ func (f *FIB) flood(source int32) []int32 {
 	return to
 }
 
-// Sender returns the way to a peer, nil where there is none.
-func (f *FIB) Sender(to frame.PeerName) transport.Sender {
+// NextHop returns the neighbour that leads to a peer and the way to that
+// neighbour; zero and nil where there is none.
+func (f *FIB) NextHop(to frame.PeerName) (via frame.PeerName, way transport.Sender) {
 	if i, ok := f.peer(to); ok && f.unicast[i] != noSlot {
-		return f.neighbours[f.unicast[i]].sender
+		n := &f.neighbours[f.unicast[i]]
+		return n.name, n.sender
 	}
-	return nil
+	return 0, nil
 }
 
 // Unicast walks over the peers that frames can be sent to, in the order of their

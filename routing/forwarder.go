@@ -110,7 +110,7 @@ func (f *Forwarder) Stats() Stats { return f.counters.stats() }
 // FromPort passes on frames that the port read from the bridge. frames is
 // borrowed: valid until FromPort returns.
 func (f *Forwarder) FromPort(frames []frame.Frame) {
-	b := f.begin()
+	b := f.begin(f.FIB())
 	for i := range frames {
 		b.tally.add(fromPort, len(frames[i].Data))
 		if why, ok := b.fromPort(frames[i]); !ok {
@@ -123,7 +123,7 @@ func (f *Forwarder) FromPort(frames []frame.Frame) {
 // FromLinks passes on packets that transports received. packets is borrowed:
 // valid until FromLinks returns. It is a frame.Handler.
 func (f *Forwarder) FromLinks(packets []frame.Packet) {
-	b := f.begin()
+	b := f.begin(f.FIB())
 	for i := range packets {
 		b.tally.add(fromLinks, len(packets[i].Frame.Data))
 		if why, ok := b.fromLinks(packets[i]); !ok {
@@ -139,7 +139,13 @@ func (f *Forwarder) FromLinks(packets []frame.Packet) {
 // error of the path, such as a *transport.TooBigError. Nobody is answered. packets
 // is borrowed.
 func (f *Forwarder) Originate(packets []frame.Packet) (sentPackets int, err error) {
-	b := f.begin()
+	return f.OriginateBy(f.FIB(), packets)
+}
+
+// OriginateBy is Originate by a FIB that was in force a moment ago, for who has
+// said by which way the packets go.
+func (f *Forwarder) OriginateBy(fib *FIB, packets []frame.Packet) (sentPackets int, err error) {
+	b := f.begin(fib)
 	for i := range packets {
 		p := &packets[i]
 		to, ok := b.fib.peer(p.Dst)
@@ -178,9 +184,9 @@ type batch struct {
 	foundAt   frame.PeerName
 }
 
-func (f *Forwarder) begin() *batch {
+func (f *Forwarder) begin(fib *FIB) *batch {
 	b := f.batches.Get().(*batch)
-	b.fib, b.now = f.fib.Load(), f.now()
+	b.fib, b.now = fib, f.now()
 	if n := len(b.fib.neighbours); n > len(b.marked) {
 		b.marked = make([]bool, n)
 	}

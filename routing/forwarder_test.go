@@ -552,6 +552,22 @@ func TestOriginate(t *testing.T) {
 	wantDrops(t, r.Forwarder, map[Drop]uint64{DropNoRoute: 4, DropTooBig: 1})
 }
 
+// What was said of the way holds, even if the routes change before the packet
+// leaves.
+func TestOriginateByAnEarlierFIB(t *testing.T) {
+	r := newRig(t)
+	fib := r.FIB()
+	if via, _ := fib.NextHop(r.d); via != r.b {
+		t.Fatalf("d is behind %v, want b", via)
+	}
+	r.SetFIB(NewFIB(NewTopology(Peer{Name: r.a}, nil), nil))
+	own := text(hostMAC(4), hostMAC(1), "x")
+	if n, err := r.OriginateBy(fib, []frame.Packet{packet(r.a, r.d, own)}); n != 1 || err != nil {
+		t.Errorf("OriginateBy = %d, %v, want 1 sent", n, err)
+	}
+	wantPackets(t, "b", r.toB, packet(r.a, r.d, own))
+}
+
 // TestForwarderConcurrently runs everything at once for the race detector, with
 // FIBs of different sizes.
 func TestForwarderConcurrently(t *testing.T) {

@@ -129,14 +129,14 @@ func TestFIBWithoutSender(t *testing.T) {
 	})
 	toC := &recorder{}
 	fib := NewFIB(top, map[frame.PeerName]transport.Sender{c: toC, a: &recorder{}})
-	if got := fib.Sender(b); got != nil {
-		t.Errorf("Sender(b) = %v, want none", got)
+	if via, way := fib.NextHop(b); via != 0 || way != nil {
+		t.Errorf("NextHop(b) = %v, %v, want none", via, way)
 	}
-	if got := fib.Sender(c); got != toC {
-		t.Errorf("Sender(c) = %v, want its sender", got)
+	if via, way := fib.NextHop(c); via != c || way != toC {
+		t.Errorf("NextHop(c) = %v, %v, want c and its sender", via, way)
 	}
-	if got := fib.Sender(a); got != nil {
-		t.Errorf("Sender(self) = %v, want none", got)
+	if via, way := fib.NextHop(a); via != 0 || way != nil {
+		t.Errorf("NextHop(self) = %v, %v, want none", via, way)
 	}
 	if got := maps.Collect(fib.Broadcast())[a]; !slices.Equal(got, []frame.PeerName{c}) {
 		t.Errorf("Broadcast of self = %v, want c alone", got)
@@ -153,13 +153,13 @@ func TestFIBIsSnapshot(t *testing.T) {
 	fib := NewFIB(top, everySender(top))
 	top.RemoveConnection(b)
 	top.Collect(nil)
-	if fib.Sender(b) == nil {
+	if via, way := fib.NextHop(b); via != b || way == nil {
 		t.Error("the old FIB lost its route")
 	}
 	if got := maps.Collect(fib.Broadcast())[a]; !slices.Equal(got, []frame.PeerName{b}) {
 		t.Errorf("Broadcast of the old FIB = %v, want b", got)
 	}
-	if NewFIB(top, everySender(top)).Sender(b) != nil {
+	if via, way := NewFIB(top, everySender(top)).NextHop(b); via != 0 || way != nil {
 		t.Error("the new FIB has a route to a peer that is gone")
 	}
 }

@@ -71,10 +71,11 @@ var _ Sender = (*Link)(nil)
 // LinkState is a link's condition in short.
 type LinkState struct {
 	Up        bool
-	Transport string // of the path in use; empty while none is up
-	MTU       int    // of the path in use, in bytes; 0: unknown
-	Switches  uint64 // how often frames went on over another transport
-	Reason    string // of the last switch, in words; empty: there was none
+	Transport string         // of the path in use; empty while none is up
+	MTU       int            // of the path in use, in bytes; 0: unknown
+	Addr      netip.AddrPort // where the path in use sends its datagrams; invalid: unknown
+	Switches  uint64         // how often frames went on over another transport
+	Reason    string         // of the last switch, in words; empty: there was none
 }
 
 // Send hands the packet to the best path.
@@ -105,7 +106,7 @@ func (l *Link) State() LinkState {
 	s := l.best.Load()
 	st := LinkState{Switches: l.switches, Reason: l.reason}
 	if s != nil && s.usable() {
-		st.Up, st.Transport, st.MTU = true, s.name, s.state.MTU
+		st.Up, st.Transport, st.MTU, st.Addr = true, s.name, s.state.MTU, s.state.Addr
 	}
 	return st
 }

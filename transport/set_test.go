@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -94,7 +95,7 @@ func attach(t *testing.T, s *Set, uid uint64, common ...string) *Attachment {
 }
 
 func (w *wire) report(i int, up bool) {
-	w.made[i].states <- State{Up: up, MTU: 1000 + i}
+	w.made[i].states <- State{Up: up, MTU: 1000 + i, Addr: netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(1000+i))}
 	synctest.Wait()
 }
 
@@ -117,6 +118,9 @@ func TestLinkUsesTheMostPreferredPathThatIsUp(t *testing.T) {
 			step.w.report(0, step.up)
 			if got := l.State(); got.Transport != step.want || got.Up != (step.want != "") {
 				t.Fatalf("after %s up=%v: state %+v, want transport %q", step.w.name, step.up, got, step.want)
+			}
+			if got := l.State(); got.Addr.IsValid() != got.Up || int(got.Addr.Port()) != got.MTU {
+				t.Fatalf("state %+v, want the address of the path in use", got)
 			}
 		}
 	})

@@ -10,6 +10,7 @@ import (
 	"meshd/internal/udp"
 	"meshd/routing"
 	"meshd/routing/control"
+	"meshd/routing/measure"
 	"meshd/tap"
 )
 
@@ -37,6 +38,9 @@ type Daemon interface {
 	Why(peer frame.PeerName) (Why, error)
 	// NAT asks STUN servers what the NATs before us do.
 	NAT(ctx context.Context) (NATReport, error)
+	// Ping pings a peer and reports each try when it is over, until ctx is done or
+	// there were as many as were asked for.
+	Ping(ctx context.Context, peer frame.PeerName, o measure.PingOptions, report func(Pong)) error
 	// Stop asks the daemon to end and returns at once.
 	Stop()
 }

@@ -13,6 +13,7 @@ import (
 	"meshd/internal/frame"
 	"meshd/routing/control"
 	"meshd/routing/measure"
+	"meshd/transport"
 )
 
 // benchGrace is how much longer than its time a measurement may take.
@@ -184,6 +185,19 @@ func wayTo(m control.Snapshot, peer frame.PeerName) (BenchWay, error) {
 // originate sends packets of our own.
 func (d *daemon) originate(packets []frame.Packet) (int, error) {
 	return d.forwarder.Originate(packets)
+}
+
+// nextHop finds the first hop to a peer, and a way to send by it whatever the routes are
+// by then.
+func (d *daemon) nextHop(dst frame.PeerName) (measure.Hop, func([]frame.Packet) (int, error)) {
+	fib := d.forwarder.FIB()
+	via, way := fib.NextHop(dst)
+	hop := measure.Hop{Via: via}
+	if link, ok := way.(*transport.Link); ok {
+		st := link.State()
+		hop.Transport, hop.Addr = st.Transport, st.Addr
+	}
+	return hop, func(packets []frame.Packet) (int, error) { return d.forwarder.OriginateBy(fib, packets) }
 }
 
 // tellMeter sends a message to another peer's meter.

@@ -96,6 +96,72 @@ func (c *client) stop(ctx context.Context) error {
 func (c *client) call(ctx context.Context, method, path string, body any) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	var data []byte
+	err := c.exchange(ctx, method, path, body, func(resp *http.Response, _ net.Conn) (err error) {
+		data, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		return err
+	})
+	return data, err
+}
+
+// stream makes one request and hands over each line of a good answer as it comes. None
+// may take longer than the timeout. An error of line ends it.
+func (c *client) stream(ctx context.Context, path string, body any, line func([]byte) error) error {
+	return c.exchange(ctx, http.MethodPost, path, body, func(resp *http.Response, conn net.Conn) error {
+		lines := bufio.NewScanner(resp.Body)
+		for {
+			conn.SetReadDeadline(time.Now().Add(c.timeout))
+			if !lines.Scan() {
+				break
+			}
+			if err := line(lines.Bytes()); err != nil {
+				return wordedError{err}
+			}
+		}
+		if err := lines.Err(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return wordedError{c.ended()}
+		}
+		return lines.Err()
+	})
+}
+
+// ended says that the daemon has ended in the middle of an answer.
+func (c *client) ended() error {
+	return fmt.Errorf("meshd on %s has ended: see its log, or start it again with `meshd up`", c.socket)
+}
+
+// wordedError is an error that is a sentence for the operator already.
+type wordedError struct{ error }
+
+// exchange makes one request and has the body of a good answer read.
+func (c *client) exchange(ctx context.Context, method, path string, body any, read func(*http.Response, net.Conn) error) error {
+	req, err := newRequest(method, path, body)
+	if err != nil {
+		return err
+	}
+	err = c.send(ctx, req, func(resp *http.Response, conn net.Conn) error {
+		if good(resp) {
+			return read(resp, conn)
+		}
+		data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil {
+			return err
+		}
+		return wordedError{c.refusal(resp, data)}
+	})
+	if ctx.Err() != nil {
+		err = ctx.Err() // and not what it made of the connection
+	}
+	if worded, ok := errors.AsType[wordedError](err); ok {
+		return worded.error
+	}
+	if err != nil {
+		return c.explain(err)
+	}
+	return nil
+}
+
+func newRequest(method, path string, body any) (*http.Request, error) {
 	var content io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -110,39 +176,35 @@ func (c *client) call(ctx context.Context, method, path string, body any) ([]byt
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Close = true
-	resp, data, err := c.exchange(ctx, req)
-	if ctx.Err() != nil {
-		err = ctx.Err() // and not what it made of the connection
-	}
-	if err != nil {
-		return nil, c.explain(err)
-	}
-	return data, c.check(resp, data)
+	return req, nil
 }
 
-// exchange sends one request on a connection of its own and reads the answer.
-// http.Client would do, but it logs what programs that are not meshd answer.
-func (c *client) exchange(ctx context.Context, req *http.Request) (*http.Response, []byte, error) {
-	var d net.Dialer
+// send sends a request on a connection of its own and has the answer read. http.Client
+// would do, but it logs what programs that are not meshd answer.
+func (c *client) send(ctx context.Context, req *http.Request, read func(*http.Response, net.Conn) error) error {
+	d := net.Dialer{Timeout: c.timeout}
 	conn, err := d.DialContext(ctx, "unix", c.socket)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	conn.SetDeadline(time.Now().Add(c.timeout))
 	sent := req.Write(conn)
 	// A server may refuse a request before it has read all of it.
 	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
-		return nil, nil, errors.Join(err, sent)
+		return errors.Join(err, sent)
 	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	return resp, data, err
+	// Closing the body would read what is still to come; the connection ends it.
+	return read(resp, conn)
 }
 
-// check makes an error of an answer that is not good.
-func (c *client) check(resp *http.Response, data []byte) error {
+// good reports whether an answer is what a meshd has for what worked.
+func good(resp *http.Response) bool { return resp.Header.Get(apiHeader) != "" && resp.StatusCode < 300 }
+
+// refusal makes an error of an answer that is not good.
+func (c *client) refusal(resp *http.Response, data []byte) error {
 	version := resp.Header.Get(apiHeader)
 	switch {
 	case version == "":
@@ -150,14 +212,12 @@ func (c *client) check(resp *http.Response, data []byte) error {
 	case resp.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("the daemon at %s (version %s) does not know this command: it is of another version than this meshd (%s)",
 			c.socket, version, buildVersion().Version)
-	case resp.StatusCode >= 300:
-		var e errorAnswer
-		if json.Unmarshal(data, &e) == nil && e.Error != "" {
-			return errors.New(e.Error)
-		}
-		return errors.New(strings.TrimSpace(string(data)))
 	}
-	return nil
+	var e errorAnswer
+	if json.Unmarshal(data, &e) == nil && e.Error != "" {
+		return errors.New(e.Error)
+	}
+	return errors.New(strings.TrimSpace(string(data)))
 }
 
 func (c *client) notMeshd() error {
@@ -179,7 +239,7 @@ func (c *client) explain(err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("meshd on %s does not answer within %v: see its log, or end it with kill", c.socket, c.timeout)
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return fmt.Errorf("permission to use %s is refused: run this as root%s", c.socket, orGroup(info))

@@ -190,10 +190,12 @@ type fakeDaemon struct {
 	targets []string
 	replace bool
 	stopped chan struct{} // closed by Stop
-	fail    error         // what Connect, Forget, Reload and Bench answer
 	reason  Why
 	nats    NATReport
-	hang    chan struct{} // not nil: Bench sends when it begins and when it ends
+	fail    error         // what Connect, Forget, Reload, Bench and Ping answer
+	hang    chan struct{} // not nil: Bench and Ping send when they begin and when they end
+	pings   measure.PingOptions
+	tries   []measure.Try // that Ping reports before it hangs
 }
 
 func newFakeDaemon(r Report) *fakeDaemon { return &fakeDaemon{report: r, stopped: make(chan struct{})} }
@@ -268,6 +270,28 @@ func (d *fakeDaemon) Bench(ctx context.Context, peer frame.PeerName, duration ti
 	}
 	w, err := wayTo(d.report.Mesh, peer)
 	return newBench(measured(duration), w, w), err
+}
+
+// Ping reports tries, and with hang it takes until ctx is done.
+func (d *fakeDaemon) Ping(ctx context.Context, peer frame.PeerName, o measure.PingOptions, report func(Pong)) error {
+	d.mu.Lock()
+	m, fail, hang := d.report.Mesh, d.fail, d.hang
+	d.pings = o
+	d.mu.Unlock()
+	if err := pingable(m, peer); err != nil || fail != nil {
+		return errors.Join(err, fail)
+	}
+	names := nickNames{of: func() map[frame.PeerName]string { return nickNamesOf(m) }}
+	for _, t := range d.tries {
+		report(newPong(t, peer, m.Self.Name, &names))
+	}
+	if hang != nil {
+		hang <- struct{}{}
+		<-ctx.Done()
+		hang <- struct{}{}
+		return ctx.Err()
+	}
+	return nil
 }
 
 // measured is a result of a fixed measurement.

@@ -38,9 +38,15 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	_, usage := errors.AsType[usageError](err)
+	code := exitFailure
+	if e, ok := errors.AsType[exitError](err); ok {
+		code = e.code
+	}
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, errSilent):
+		return code
 	case usage || !started:
 		fmt.Fprintf(stderr, "meshd: %v\nSee `%s --help`.\n", err, cmd.CommandPath())
 		return exitUsage
@@ -51,8 +57,19 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(stderr, "meshd: %s\n", line)
 	}
-	return exitFailure
+	return code
 }
+
+// exitError is an error with an exit code of its own.
+type exitError struct {
+	error
+	code int
+}
+
+func (e exitError) Unwrap() error { return e.error }
+
+// errSilent is what the errors are that a command has said all about.
+var errSilent = errors.New("it did not work")
 
 // usageError is a fault of the command line that a command itself has found.
 type usageError struct{ error }
@@ -85,6 +102,7 @@ func newRootCmd(started func()) *cobra.Command {
 		newTransportCmd(connect),
 		newIdentityCmd(connect),
 		newTrustCmd(connect),
+		newPingCmd(connect),
 		newBenchCmd(connect),
 		newWhyCmd(connect),
 		newNATCmd(connect),

@@ -77,7 +77,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	defer d.ports.Close()
 
 	d.macs = routing.NewMACTable(routing.MACConfig{Self: who.name})
-	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Tell: d.tellMeter})
+	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Way: d.nextHop, Tell: d.tellMeter})
 	d.forwarder = routing.NewForwarder(routing.Config{Self: who.name, Port: d.port, MACs: d.macs, Local: d.meter.Take, Log: log})
 	transports, err := openTransports(transportDeps{
 		cfg: cfg, self: who.name, deliver: d.forwarder.FromLinks, mux: d.ports.shared, quic: d.ports.quic, sockets: d.sockets, stray: &d.stray, log: log,

@@ -61,6 +61,7 @@ func (a *api) local() http.Handler {
 	mux.HandleFunc("POST /v1/bench", lasting(a.bench))
 	mux.HandleFunc("GET /v1/why", a.why)
 	mux.HandleFunc("GET /v1/nat", a.nat)
+	mux.HandleFunc("POST /v1/ping", lasting(a.ping))
 	mux.HandleFunc("POST /v1/stop", a.stop)
 	if a.pprof {
 		profiles(mux)

@@ -62,7 +62,7 @@ func (m *Mesh) Broadcast(channel string, payload []byte) error {
 func (m *Mesh) takeOwn(tag byte, g Gossip) (done bool) {
 	take := m.cfg.Channels[g.Channel]
 	switch {
-	case take == nil || g.Src == m.cfg.Self.Name:
+	case take == nil || m.cfg.Stock || g.Src == m.cfg.Self.Name:
 		return false
 	case tag == TagGossipUnicast && g.Dst == m.cfg.Self.Name:
 		take(g.Src, g.Payload)

@@ -11,11 +11,15 @@ import (
 
 // Bounds of what others can make us keep and say.
 const (
-	maxSessions      = 4
+	maxSessions      = 4               // that measure
+	maxPings         = 64              // sessions that ping
+	maxPingsOfPeer   = 16              // of these
 	sessionGrace     = 5 * time.Second // that a session lives beyond what was offered
 	keptRounds       = 8               // of one session
 	answersPerSecond = 1000            // of one session
 	answersBurst     = 200
+	pongsPerSecond   = 10 // of one session that pings
+	pongsBurst       = 20
 	offersPerSecond  = 10 // answered, of all peers
 	offersBurst      = 20
 )
@@ -28,9 +32,10 @@ type answerer struct {
 	offers   *rate.Limiter
 }
 
-// session is one measurement by another peer.
+// session is one measurement by another peer, or one series of pings.
 type session struct {
 	peer    frame.PeerName
+	purpose purpose
 	until   time.Time
 	answers *rate.Limiter
 	rounds  [keptRounds]round // by number, modulo keptRounds
@@ -55,24 +60,55 @@ func (a *answerer) offered(src frame.PeerName, o offer, now time.Time) (answer o
 	if !a.offers.AllowN(now, 1) {
 		return offer{}, false
 	}
+	a.tidy(src, o, now)
+	s := a.sessions[o.session]
+	if s != nil && s.peer != src || s == nil && !a.room(src, o.purpose) {
+		return offer{verb: verbRefuse, session: o.session, argument: refuseBusy}, true
+	}
+	until := now.Add(min(time.Duration(o.argument)*time.Millisecond, MaxTime) + sessionGrace)
+	switch {
+	case s == nil:
+		a.sessions[o.session] = newSession(src, o.purpose, until)
+	case s.purpose == toPing:
+		s.until = until // it goes on
+	}
+	return offer{verb: verbAccept, session: o.session, purpose: a.sessions[o.session].purpose}, true
+}
+
+func newSession(peer frame.PeerName, purpose purpose, until time.Time) *session {
+	s := &session{peer: peer, purpose: purpose, until: until, answers: rate.NewLimiter(answersPerSecond, answersBurst)}
+	if purpose == toPing {
+		s.answers = rate.NewLimiter(pongsPerSecond, pongsBurst)
+	}
+	return s
+}
+
+// tidy ends the sessions that are over when src makes an offer. A peer that measures
+// anew has given up what it measured before.
+func (a *answerer) tidy(src frame.PeerName, o offer, now time.Time) {
 	for id, s := range a.sessions {
-		// A peer that measures anew has given up what it did before.
-		if now.After(s.until) || s.peer == src && id != o.session {
+		anew := o.purpose != toPing && s.purpose != toPing && s.peer == src && id != o.session
+		if anew || now.After(s.until) {
 			delete(a.sessions, id)
 		}
 	}
-	s := a.sessions[o.session]
-	switch {
-	case s == nil && len(a.sessions) >= maxSessions, s != nil && s.peer != src:
-		return offer{verb: verbRefuse, session: o.session, argument: refuseBusy}, true
-	case s == nil:
-		asked := min(time.Duration(o.argument)*time.Millisecond, MaxTime)
-		a.sessions[o.session] = &session{
-			peer: src, until: now.Add(asked + sessionGrace),
-			answers: rate.NewLimiter(answersPerSecond, answersBurst),
+}
+
+// room reports whether src may have one more session.
+func (a *answerer) room(src frame.PeerName, purpose purpose) bool {
+	all, own := 0, 0
+	for _, s := range a.sessions {
+		if (s.purpose == toPing) == (purpose == toPing) {
+			all++
+			if s.peer == src {
+				own++
+			}
 		}
 	}
-	return offer{verb: verbAccept, session: o.session}, true
+	if purpose == toPing {
+		return all < maxPings && own < maxPingsOfPeer
+	}
+	return all < maxSessions
 }
 
 // closed ends a session of src.
@@ -94,6 +130,9 @@ func (a *answerer) take(src frame.PeerName, m message, size int, now time.Time) 
 		return answer, false
 	}
 	answer = message{session: m.session, round: m.round, sequence: m.sequence}
+	if s.purpose == toPing && m.kind != kindEcho {
+		return answer, false
+	}
 	switch m.kind {
 	case kindData:
 		s.rounds[m.round%keptRounds].count(m, size, now)

@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"meshd/internal/frame"
 )
 
@@ -56,6 +58,75 @@ func TestSessionsAreBounded(t *testing.T) {
 	}
 	if _, ok := a.offered(95, offer{verb: verbOffer, session: 95}, now); ok {
 		t.Error("offers are answered without limit")
+	}
+}
+
+// Sessions that ping and sessions that measure leave each other room, and a peer may
+// have several of the former.
+func TestPingSessionsAreBounded(t *testing.T) {
+	a := newAnswerer()
+	a.offers = rate.NewLimiter(rate.Inf, 0)
+	id := uint64(0)
+	more := func(peer frame.PeerName, p purpose) verb {
+		t.Helper()
+		id++
+		answer, ok := a.offered(peer, offer{verb: verbOffer, session: id, argument: 60_000, purpose: p}, start)
+		if !ok || answer.session != id || answer.verb == verbAccept && answer.purpose != p {
+			t.Fatalf("offer answered by %+v, %v", answer, ok)
+		}
+		return answer.verb
+	}
+	for i := range maxPings {
+		if v := more(frame.PeerName(1+i/maxPingsOfPeer), toPing); v != verbAccept {
+			t.Fatalf("ping %d: %d", i, v)
+		}
+	}
+	if v := more(99, toPing); v != verbRefuse {
+		t.Errorf("one more: %d, want refused", v)
+	}
+	for i := range maxSessions {
+		if v := more(frame.PeerName(1+i), toMeasure); v != verbAccept {
+			t.Errorf("measurement %d beside pings: %d", i, v)
+		}
+	}
+	if len(a.sessions) != maxPings+maxSessions {
+		t.Errorf("%d sessions", len(a.sessions))
+	}
+	a.closed(1, 1)
+	if v := more(2, toPing); v != verbRefuse {
+		t.Errorf("one more of a peer that has %d: %d, want refused", maxPingsOfPeer, v)
+	}
+	if v := more(99, toPing); v != verbAccept {
+		t.Errorf("in place of one that was closed: %d, want accepted", v)
+	}
+}
+
+func TestPingSessionIsProlonged(t *testing.T) {
+	a := newAnswerer()
+	o := offer{verb: verbOffer, session: 7, argument: 60_000, purpose: toPing}
+	now := start
+	for range 10 {
+		if answer, ok := a.offered(alice, o, now); !ok || answer.verb != verbAccept {
+			t.Fatalf("offer answered by %+v, %v", answer, ok)
+		}
+		now = now.Add(50 * time.Second)
+		answered := 0
+		for range 2 * pongsBurst {
+			if _, ok := a.take(alice, message{kind: kindEcho, session: 7}, MinFrame, now); ok {
+				answered++
+			}
+		}
+		if answered != pongsBurst {
+			t.Errorf("%d echoes of a moment were answered, want %d", answered, pongsBurst)
+		}
+		for _, k := range []kind{kindData, kindRequest} {
+			if got, ok := a.take(alice, message{kind: k, session: 7}, MinFrame, now.Add(time.Second)); ok {
+				t.Errorf("what no ping sends is answered by %+v", got)
+			}
+		}
+	}
+	if now = now.Add(time.Minute); len(a.sessions) != 1 || now.Before(a.sessions[7].until) {
+		t.Errorf("the session lives until %v", a.sessions[7].until)
 	}
 }
 

@@ -19,4 +19,9 @@
 // is lost, or it comes late; then the border is searched; then nine tenths of it are
 // held for the rest of the time. Who answers keeps little, answers nothing but what
 // its sessions ask, at a limited rate, and with nothing longer than the question.
+//
+// A ping is a session with few echoes in it and no data; it is prolonged for as long as
+// it is wanted. Who sends an echo knows the neighbour that it leaves to, and who answers
+// one says the same of the answer: so it is known of each answer whether the two peers
+// were each other's next hops, or which relays came first.
 package measure

@@ -23,6 +23,13 @@ type host struct {
 	bridge []frame.Frame // what came out
 }
 
+// way is Config.Way.
+func (h *host) way(dst frame.PeerName) (measure.Hop, func([]frame.Packet) (int, error)) {
+	fib := h.forwarder.FIB()
+	via, _ := fib.NextHop(dst)
+	return measure.Hop{Via: via, Transport: "link"}, func(p []frame.Packet) (int, error) { return h.forwarder.OriginateBy(fib, p) }
+}
+
 // Write implements routing.Port.
 func (h *host) Write(frames []frame.Frame) (int, error) {
 	h.mu.Lock()
@@ -62,12 +69,12 @@ func (l *link) Send(p frame.Packet) error {
 // chain makes hosts of which each is connected to the next one.
 func chain(n int) []*host {
 	hosts := make([]*host, n)
-	var entries []routing.Peer
 	for i := range hosts {
 		h := &host{name: frame.PeerName(0x020000000001 + i)}
 		h.meter = measure.New(measure.Config{
 			Self: h.name,
 			Send: func(p []frame.Packet) (int, error) { return h.forwarder.Originate(p) },
+			Way:  h.way,
 			Tell: func(dst frame.PeerName, msg []byte) error {
 				for _, to := range hosts {
 					if to.name == dst {
@@ -81,11 +88,20 @@ func chain(n int) []*host {
 			Self: h.name, Port: h, MACs: routing.NewMACTable(routing.MACConfig{Self: h.name}), Local: h.meter.Take,
 		})
 		hosts[i] = h
+	}
+	route(hosts, func(i, j int) bool { return i == j+1 || j == i+1 })
+	return hosts
+}
+
+// route gives the hosts the routes that follow from who is connected.
+func route(hosts []*host, connected func(i, j int) bool) {
+	var entries []routing.Peer
+	for i, h := range hosts {
 		p := routing.Peer{Name: h.name, UID: uint64(i + 1), Version: 1}
-		for _, j := range []int{i - 1, i + 1} {
-			if j >= 0 && j < n {
+		for j, other := range hosts {
+			if i != j && connected(i, j) {
 				p.Connections = append(p.Connections, routing.Connection{
-					Peer: frame.PeerName(0x020000000001 + j), RemoteAddr: "192.0.2.1:6783", Established: true,
+					Peer: other.name, RemoteAddr: "192.0.2.1:6783", Established: true,
 				})
 			}
 		}
@@ -101,7 +117,6 @@ func chain(n int) []*host {
 		t.Merge(entries, time.Now())
 		h.forwarder.SetFIB(routing.NewFIB(t, senders))
 	}
-	return hosts
 }
 
 // Real forwarders, two hops: frames are relayed, answered, and come out on no
@@ -128,6 +143,37 @@ func TestMeasureThroughForwarders(t *testing.T) {
 			}
 			if st := h.forwarder.Stats(); h != first && h != last && st.Relayed.Frames == 0 {
 				t.Errorf("the relay did not relay: %+v", st)
+			}
+		}
+	})
+}
+
+// What a ping says of the way is true of each answer: the routes change meanwhile.
+func TestPingThroughForwarders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hosts := chain(4)
+		first, last := hosts[0], hosts[3]
+		time.AfterFunc(2500*time.Millisecond, func() {
+			route(hosts, func(i, j int) bool { return i == j+1 || j == i+1 || i+j == 3 })
+		})
+		type step struct{ out, back frame.PeerName }
+		var got []step
+		o := measure.PingOptions{Count: 5, Interval: time.Second, Timeout: time.Second, Size: 56}
+		err := first.meter.Ping(t.Context(), last.name, o, func(try measure.Try) {
+			if try.Outcome != measure.Answered || try.RTT < time.Second/linkRate {
+				t.Errorf("try = %+v", try)
+			}
+			got = append(got, step{try.Out.Via, try.Back.Via})
+		})
+		relayed, direct := step{hosts[1].name, hosts[2].name}, step{last.name, first.name}
+		if want := []step{relayed, relayed, relayed, direct, direct}; err != nil || !slices.Equal(got, want) {
+			t.Errorf("Ping = %v, ways %v, want %v", err, got, want)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		for _, h := range hosts {
+			if len(h.bridge) > 0 {
+				t.Errorf("%d frames came out on a bridge: %x", len(h.bridge), h.bridge[0].Data)
 			}
 		}
 	})

@@ -23,8 +23,8 @@ import (
 //	| frames | bytes  | nanoseconds | out of order |
 //	+--------+--------+-------------+--------------+
 //
-// Other bodies, of at least that length, are padding: so no answer is longer than
-// what asked for it.
+// That of an echo reply stands in hop.go. Other bodies, of at least that length, are
+// padding: so no answer is longer than what asked for it.
 const (
 	offMagic    = frame.HeaderLen
 	offKind     = 18
@@ -46,19 +46,20 @@ type kind uint8
 
 const (
 	kindEcho      kind = 1 // please answer; round and sequence are repeated
-	kindEchoReply kind = 2
+	kindEchoReply kind = 2 // as long as the echo
 	kindData      kind = 3 // counted, never answered
 	kindRequest   kind = 4 // what came of the round?
 	kindReport    kind = 5
 )
 
-// message is a frame's content. tally is a report's.
+// message is a frame's content. tally is a report's, hop an echo reply's.
 type message struct {
 	kind     kind
 	session  uint64
 	round    uint32
 	sequence uint32
 	tally    tally
+	hop      Hop
 }
 
 // tally is what came of one round of data.
@@ -77,7 +78,7 @@ func isOurs(data []byte) bool {
 		binary.BigEndian.Uint16(data[frame.HeaderLen-2:]) == routing.EtherTypeLocal
 }
 
-// parse reads a frame. It does not allocate.
+// parse reads a frame. Only what an echo reply tells of its way allocates.
 func parse(data []byte) (m message, err error) {
 	if len(data) < MinFrame || !isOurs(data) || data[offVersion] != version {
 		return m, errMessage
@@ -89,7 +90,10 @@ func parse(data []byte) (m message, err error) {
 	m.session = binary.BigEndian.Uint64(data[offSession:])
 	m.round = binary.BigEndian.Uint32(data[offRound:])
 	m.sequence = binary.BigEndian.Uint32(data[offSequence:])
-	if m.kind == kindReport {
+	switch m.kind {
+	case kindEchoReply:
+		m.hop = parseHop(data)
+	case kindReport:
 		m.tally.frames = binary.BigEndian.Uint64(data[offBody:])
 		m.tally.bytes = binary.BigEndian.Uint64(data[offBody+8:])
 		m.tally.span = binary.BigEndian.Uint64(data[offBody+16:])
@@ -105,7 +109,10 @@ func (m *message) put(data []byte) {
 	data[offKind], data[offVersion] = byte(m.kind), version
 	binary.BigEndian.PutUint64(data[offSession:], m.session)
 	m.number(data)
-	if m.kind == kindReport {
+	switch m.kind {
+	case kindEchoReply:
+		m.hop.put(data)
+	case kindReport:
 		binary.BigEndian.PutUint64(data[offBody:], m.tally.frames)
 		binary.BigEndian.PutUint64(data[offBody+8:], m.tally.bytes)
 		binary.BigEndian.PutUint64(data[offBody+16:], m.tally.span)

@@ -3,6 +3,8 @@ package measure
 import (
 	"bytes"
 	"encoding/hex"
+	"net/netip"
+	"strings"
 	"testing"
 
 	"meshd/internal/frame"
@@ -26,6 +28,42 @@ func TestMessageLayout(t *testing.T) {
 	}
 	if got, err := parse(p.Frame.Data); err != nil || got != m {
 		t.Errorf("parse = %+v, %v, want %+v", got, err, m)
+	}
+}
+
+// An echo reply tells its first hop in what is padding to old peers, who tell none.
+func TestHopLayout(t *testing.T) {
+	const head = "020000000002" + "020000000001" + "88b5" + "6d736862" + "02" + "01" +
+		"0000000000000007" + "00000000" + "00000009"
+	for _, tt := range []struct {
+		name string
+		hop  Hop
+		wire string
+		want Hop
+	}{
+		{"told", Hop{Via: bob, Transport: "punch", Addr: netip.MustParseAddrPort("192.0.2.1:6785")},
+			"0100" + "010000000002" + "70756e63680000000000000000000000" + "0000000000000000", Hop{Via: bob, Transport: "punch"}},
+		{"of a long name", Hop{Via: bob, Transport: "a-transport-of-tomorrow"},
+			"0100" + "010000000002" + hex.EncodeToString([]byte("a-transport-of-t")) + "0000000000000000", Hop{Via: bob, Transport: "a-transport-of-t"}},
+		{"none", Hop{}, strings.Repeat("00", MinFrame-offBody), Hop{}},
+	} {
+		p := newPacket(alice, bob, 0)
+		m := message{kind: kindEchoReply, session: 7, sequence: 9, hop: tt.hop}
+		m.put(p.Frame.Data)
+		if got := hex.EncodeToString(p.Frame.Data); got != head+tt.wire {
+			t.Errorf("%s: frame =\n%s, want\n%s", tt.name, got, head+tt.wire)
+		}
+		m.hop = tt.want
+		if got, err := parse(p.Frame.Data); err != nil || got != m {
+			t.Errorf("%s: parse = %+v, %v, want %+v", tt.name, got, err, m)
+		}
+	}
+	// Forms of tomorrow tell nothing.
+	p := newPacket(alice, bob, 0)
+	(&message{kind: kindEchoReply, hop: Hop{Via: bob}}).put(p.Frame.Data)
+	p.Frame.Data[offHopForm]++
+	if got, err := parse(p.Frame.Data); err != nil || got.hop != (Hop{}) {
+		t.Errorf("another form: parse = %+v, %v", got, err)
 	}
 }
 
@@ -62,7 +100,8 @@ func TestHardwareIsUnicastAndLocal(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	for k := kindEcho; k <= kindReport; k++ {
 		p := newPacket(alice, bob, MinFrame)
-		(&message{kind: k, session: 7, round: 3, sequence: 9, tally: tally{frames: 5}}).put(p.Frame.Data)
+		m := message{kind: k, session: 7, round: 3, sequence: 9, tally: tally{frames: 5}, hop: Hop{Via: bob, Transport: "punch"}}
+		m.put(p.Frame.Data)
 		f.Add(p.Frame.Data)
 		f.Add(p.Frame.Data[:offBody])
 	}
@@ -86,11 +125,17 @@ func FuzzParse(f *testing.F) {
 func FuzzParseOffer(f *testing.F) {
 	f.Add(offer{verb: verbOffer, session: 1, argument: 5000}.append(nil))
 	f.Add(offer{verb: verbRefuse, session: 1 << 63, argument: refuseBusy}.append(nil))
+	f.Add(offer{verb: verbOffer, session: 2, argument: 60_000, purpose: toPing}.append(nil))
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o, err := parseOffer(data)
-		if err == nil && !bytes.Equal(o.append(nil), data[:offerLen]) {
+		if err != nil {
+			return
+		}
+		if again := o.append(nil); !bytes.HasPrefix(data, again) {
 			t.Errorf("%x reads as %+v", data, o)
+		} else if same, err := parseOffer(again); err != nil || same != o {
+			t.Errorf("%+v reads back as %+v, %v", o, same, err)
 		}
 	})
 }

@@ -32,6 +32,9 @@ type Config struct {
 	// Send sends packets to their Dst and returns how many were taken. It is
 	// routing.Forwarder.Originate. packets is borrowed.
 	Send func(packets []frame.Packet) (int, error)
+	// Way finds the first hop to a peer, and a function like Send that sends by it,
+	// even if the routes have changed by then; it fails where there is no hop.
+	Way func(dst frame.PeerName) (Hop, func(packets []frame.Packet) (int, error))
 	// Tell sends a message on Channel to a peer, through the control plane.
 	Tell func(dst frame.PeerName, msg []byte) error
 }
@@ -43,10 +46,15 @@ type Meter struct {
 	answerer *answerer
 	one      sync.Mutex          // held while measuring
 	run      atomic.Pointer[run] // the measurement that is running; nil: none
+
+	mu    sync.Mutex       // guards pings; held for no call out
+	pings map[uint64]*ping // that are running, by session
 }
 
 // New makes a meter. It starts nothing.
-func New(cfg Config) *Meter { return &Meter{cfg: cfg, answerer: newAnswerer()} }
+func New(cfg Config) *Meter {
+	return &Meter{cfg: cfg, answerer: newAnswerer(), pings: map[uint64]*ping{}}
+}
 
 // Options says how to measure.
 type Options struct {
@@ -84,18 +92,40 @@ func (m *Meter) Take(p frame.Packet) bool {
 	}
 	switch msg.kind {
 	case kindEchoReply, kindReport:
-		if r := m.run.Load(); r != nil && r.peer == p.Src && r.session == msg.session {
-			r.answered(msg, time.Now())
-		}
+		m.answered(p.Src, msg, time.Now())
 		return true
 	}
-	answer, due := m.answerer.take(p.Src, msg, len(p.Frame.Data), time.Now())
-	if due {
-		reply := newPacket(m.cfg.Self, p.Src, MinFrame)
-		answer.put(reply.Frame.Data)
-		_, _ = m.cfg.Send([]frame.Packet{reply}) // who asked will notice
+	if answer, due := m.answerer.take(p.Src, msg, len(p.Frame.Data), time.Now()); due {
+		m.answer(p, answer)
 	}
 	return true
+}
+
+// answered hands an answer to who waits for it.
+func (m *Meter) answered(src frame.PeerName, msg message, now time.Time) {
+	if r := m.run.Load(); r != nil && r.peer == src && r.session == msg.session {
+		r.answered(msg, now)
+		return
+	}
+	if msg.kind == kindEchoReply {
+		if p := m.pingOf(src, msg.session); p != nil {
+			p.answered(msg, now)
+		}
+	}
+}
+
+// answer answers a packet. What an echo brought is brought back, so that both
+// directions carry the same.
+func (m *Meter) answer(to frame.Packet, answer message) {
+	size := MinFrame
+	if answer.kind == kindEchoReply {
+		size = len(to.Frame.Data)
+	}
+	reply := newPacket(m.cfg.Self, to.Src, size)
+	hop, send := m.cfg.Way(to.Src)
+	answer.hop = hop
+	answer.put(reply.Frame.Data)
+	_, _ = send([]frame.Packet{reply}) // who asked will notice
 }
 
 // Told takes a message of src on Channel. It is borrowed.
@@ -117,6 +147,8 @@ func (m *Meter) Told(src frame.PeerName, msg []byte) {
 			case r.decision <- o:
 			default:
 			}
+		} else if p := m.pingOf(src, o.session); p != nil {
+			p.told(o)
 		}
 	}
 }
