@@ -188,7 +188,7 @@ func TestNATShortLived(t *testing.T) {
 
 // end is a UDP socket and what it received.
 type end struct {
-	*udp.Conn
+	mux.Socket
 	in chan arrival
 }
 
@@ -197,21 +197,13 @@ type arrival struct {
 	text string
 }
 
-func listen(t *testing.T, n *Namespace, at netip.AddrPort) end {
-	t.Helper()
-	c, err := n.ListenUDP(at)
-	must(t, err)
-	e := end{c, make(chan arrival, 100)}
-	var wg sync.WaitGroup
+// newEnd reads from a socket until it is closed.
+func newEnd(s mux.Socket, wg *sync.WaitGroup) end {
+	e := end{s, make(chan arrival, 1000)} // more than any test sends to it
 	wg.Go(e.read)
-	t.Cleanup(func() {
-		c.Close()
-		wg.Wait()
-	})
 	return e
 }
 
-// read takes what arrives until the socket is closed.
 func (e end) read() {
 	ms := []udp.Message{{Buf: make([]byte, udp.MaxDatagram)}}
 	for {
@@ -225,6 +217,20 @@ func (e end) read() {
 	}
 }
 
+// listen opens a socket that is closed at the end of the test.
+func listen(t *testing.T, n *Namespace, at netip.AddrPort) end {
+	t.Helper()
+	c, err := n.ListenUDP(at)
+	must(t, err)
+	var wg sync.WaitGroup
+	e := newEnd(c, &wg)
+	t.Cleanup(func() {
+		c.Close()
+		wg.Wait()
+	})
+	return e
+}
+
 // at is any port of an address.
 func at(a netip.Addr) netip.AddrPort { return netip.AddrPortFrom(a, 0) }
 
@@ -235,10 +241,15 @@ func (e end) reaches(t *testing.T, other end, at netip.AddrPort) (from netip.Add
 	text := fmt.Sprint(time.Now().UnixNano())
 	_, err := e.WriteBatch([]udp.Message{{Buf: []byte(text), N: len(text), Addr: at}}, false)
 	must(t, err)
-	timeout := time.After(quiet)
+	return other.awaits(text, quiet)
+}
+
+// awaits says where a datagram came from, if it arrives.
+func (e end) awaits(text string, wait time.Duration) (from netip.AddrPort, ok bool) {
+	timeout := time.After(wait)
 	for {
 		select {
-		case a := <-other.in:
+		case a := <-e.in:
 			if a.text == text {
 				return a.from, true
 			}
