@@ -59,4 +59,9 @@ type Behaviour struct {
 	InputPoisons bool
 	// Blocked drops all UDP that passes.
 	Blocked bool
+	// Router translates nothing: the rest but Blocked and Firewall6 is without
+	// meaning.
+	Router bool
+	// Firewall6 lets only answers in over IPv6, which is never translated.
+	Firewall6 bool
 }
