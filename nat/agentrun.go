@@ -56,6 +56,7 @@ type peer struct {
 	ledAt   time.Time      // of the last round that we led
 	heardAt time.Time      // of the last offer of the leader
 	wantAt  time.Time      // when we may ask for one
+	wanted  int            // how often we did
 	tries   []Try          // the last ones, newest last
 	pair    netip.AddrPort // that worked last
 	started chan struct{}  // closed by go; nil: no round waits for it
@@ -85,7 +86,7 @@ func (a *Agent) Look(now time.Time, all []Peer) {
 		p.Peer = view
 		switch {
 		case !p.needs():
-			p.lacking, p.failed = time.Time{}, 0
+			p.lacking, p.failed, p.wanted = time.Time{}, 0, 0
 		case p.lacking.IsZero(): // lost: at once
 			p.lacking, p.nextAt, p.wantAt = now, now, now.Add(wantAfter)
 		case was.Direct && !p.Direct:
@@ -110,7 +111,7 @@ func (a *Agent) Kick() {
 	now := time.Now()
 	a.behaviour[0].At, a.behaviour[1].At = time.Time{}, time.Time{}
 	for _, p := range a.peers {
-		p.failed, p.nextAt, p.wantAt = 0, now, now
+		p.failed, p.wanted, p.nextAt, p.wantAt = 0, 0, now, now
 	}
 	a.rouse()
 }
@@ -185,7 +186,8 @@ func (a *Agent) due(now time.Time) (lead []*peer, want []frame.PeerName, next ti
 		case p.wantAt.After(now):
 			next = earliest(next, p.wantAt)
 		default:
-			p.wantAt = now.Add(wantEvery)
+			p.wanted++
+			p.wantAt = now.Add(max(wantEvery, pauseAfter(p.wanted)))
 			next = earliest(next, p.wantAt)
 			if now.Sub(p.heardAt) >= wantAfter {
 				want = append(want, name)
@@ -281,6 +283,9 @@ func (a *Agent) once(ctx context.Context, p *peer, try *Try) (Candidate, error) 
 		return Candidate{}, err
 	}
 	try.Theirs = [2]Brief{theirs.NAT4, theirs.NAT6}
+	if took := time.Duration(theirs.Took) * time.Microsecond; took > 0 && took < rtt { // not the reply to an offer sent again
+		rtt -= took
+	}
 	c := a.newCheck(round, roundKey(known.Secret, round), true, a.remote(theirs))
 	if err := a.register(c); err != nil {
 		return Candidate{}, err
@@ -362,7 +367,7 @@ func (a *Agent) Answer(ctx context.Context, from frame.PeerName, payload []byte,
 		a.refused.Add(1)
 		return
 	}
-	started := make(chan struct{})
+	came, started := time.Now(), make(chan struct{})
 	a.mu.Lock()
 	p := a.peers[from]
 	if p != nil {
@@ -374,6 +379,7 @@ func (a *Agent) Answer(ctx context.Context, from frame.PeerName, payload []byte,
 		return
 	}
 	ours := a.offer(ctx, theirs.Round)
+	ours.Took = time.Since(came).Microseconds()
 	b, err := json.Marshal(ours)
 	if err != nil {
 		return

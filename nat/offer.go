@@ -46,6 +46,9 @@ type signal struct {
 	Candidates []Candidate `json:"candidates,omitempty"`
 	NAT4       Brief       `json:"nat4"`
 	NAT6       Brief       `json:"nat6"`
+	// Took is how long the follower took to reply, in microseconds: no part of the
+	// round-trip time.
+	Took int64 `json:"took_us,omitempty"`
 }
 
 // Brief is what a peer is told of our NAT.

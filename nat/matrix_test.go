@@ -1,0 +1,303 @@
+package nat_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"meshd/internal/frame"
+	"meshd/internal/mux"
+	"meshd/internal/udp"
+	"meshd/nat"
+	"meshd/nat/nattest"
+)
+
+const (
+	dataPort  = 6785
+	otherPort = 6786
+	latency   = 15 * time.Millisecond
+)
+
+// world is hosts that signal through one public host among them, the first one.
+type world struct {
+	t     *testing.T
+	net   *nattest.Network
+	nodes []*node
+	seen  map[netip.AddrPort]int // datagrams to each address
+	mu    sync.Mutex
+}
+
+// node is one host with its agent.
+type node struct {
+	*nat.Agent
+	w    *world
+	name frame.PeerName
+	host *nattest.Host
+	mux  *mux.Mux
+
+	mu    sync.Mutex
+	found map[frame.PeerName]netip.AddrPort
+	met   map[frame.PeerName]netip.AddrPort
+	when  map[frame.PeerName]time.Time
+}
+
+func newWorld(t *testing.T, c nattest.Config) *world {
+	c.Latency = latency
+	w := &world{t: t, net: nattest.New(c), seen: map[netip.AddrPort]int{}}
+	w.net.Watch(func(d nattest.Datagram) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.seen[d.To]++
+	})
+	return w
+}
+
+// join adds a host. Signals between two hosts take a way over the first.
+func (w *world) join(h *nattest.Host, change func(*nat.Config)) *node {
+	w.t.Helper()
+	n := &node{
+		w: w, name: frame.PeerName(len(w.nodes) + 1), host: h,
+		found: map[frame.PeerName]netip.AddrPort{}, met: map[frame.PeerName]netip.AddrPort{}, when: map[frame.PeerName]time.Time{},
+	}
+	open := func(port uint16) *mux.Mux {
+		var socks []mux.Socket
+		var families [2]bool
+		for _, a := range h.Addrs {
+			family, all := 0, netip.IPv4Unspecified()
+			if a.Is6() {
+				family, all = 1, netip.IPv6Unspecified()
+			}
+			if families[family] {
+				continue
+			}
+			families[family] = true
+			s, err := h.Listen(netip.AddrPortFrom(all, port))
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			socks = append(socks, s)
+		}
+		m, err := mux.New(socks, nil)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return m
+	}
+	n.mux = open(dataPort)
+	other := open(otherPort)
+	cfg := nat.Config{
+		Self: n.name, Port: dataPort,
+		Families: func() (bool, bool) {
+			return n.mux.Socket(netip.MustParseAddrPort("1.1.1.1:1")) != nil, n.mux.Socket(netip.MustParseAddrPort("[2001:db8::1]:1")) != nil
+		},
+		Send: func(to netip.AddrPort, b []byte, hops int) error {
+			s := n.mux.Socket(to)
+			if s == nil {
+				return errors.New("no socket")
+			}
+			if hops > 0 {
+				return nil // this network does not count hops: an opener dies in it
+			}
+			_, err := s.WriteBatch([]udp.Message{{Buf: b, N: len(b), Addr: to}}, false)
+			return err
+		},
+		Addresses: func() []netip.Addr { return h.Addrs },
+		Find: func(p frame.PeerName) (nat.Known, bool) {
+			return nat.Known{UID: uint64(p), Secret: [32]byte{byte(min(p, n.name)), byte(max(p, n.name))}, Data: dataPort, Other: otherPort}, true
+		},
+		Request: func(ctx context.Context, to frame.PeerName, b []byte) ([]byte, time.Duration, error) {
+			sent, reply := time.Now(), make(chan []byte, 1)
+			time.AfterFunc(2*latency, func() {
+				go w.nodes[to-1].Answer(w.t.Context(), n.name, bytes.Clone(b), func(r []byte) {
+					time.AfterFunc(2*latency, func() { reply <- r })
+				})
+			})
+			select {
+			case r := <-reply:
+				return r, time.Since(sent), nil
+			case <-ctx.Done():
+				return nil, 0, context.Cause(ctx)
+			}
+		},
+		Notify: func(to frame.PeerName, b []byte) error {
+			time.AfterFunc(2*latency, func() { w.nodes[to-1].Notice(n.name, bytes.Clone(b)) })
+			return nil
+		},
+		Found: func(p frame.PeerName, at netip.AddrPort) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.found[p] = at
+		},
+		Meet: func(_ context.Context, p frame.PeerName, at netip.AddrPort) error {
+			n.mu.Lock()
+			n.met[p], n.when[p] = at, time.Now()
+			n.mu.Unlock()
+			w.look()
+			return nil
+		},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	n.Agent = nat.New(cfg)
+	for _, m := range []*mux.Mux{n.mux, other} {
+		m.Handle(mux.STUN, func(s mux.Socket) mux.Handler {
+			return func(batch []udp.Message) {
+				for _, x := range batch {
+					n.Take(x.Buf[:x.N], x.Addr, func(to netip.AddrPort, b []byte) {
+						_, _ = s.WriteBatch([]udp.Message{{Buf: b, N: len(b), Addr: to}}, false)
+					})
+				}
+			}
+		})
+	}
+	w.nodes = append(w.nodes, n)
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = n.mux.Run(ctx) })
+	wg.Go(func() { _ = other.Run(ctx) })
+	wg.Go(func() { _ = n.Run(ctx) })
+	w.t.Cleanup(func() { cancel(); wg.Wait() })
+	return n
+}
+
+// sessions tells whether there is a session between two hosts: all have one with the
+// first, and those that have met.
+func (n *node) sessions(other *node) bool {
+	if n.name == 1 || other.name == 1 {
+		return true
+	}
+	lower, higher := n, other
+	if other.name < n.name {
+		lower, higher = other, n
+	}
+	lower.mu.Lock()
+	defer lower.mu.Unlock()
+	return lower.met[higher.name].IsValid()
+}
+
+// metAt, metWhen and foundAt are where and when this host met another, and the pair that
+// was found.
+func (n *node) metAt(o *node) netip.AddrPort {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.met[o.name]
+}
+
+func (n *node) metWhen(o *node) time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.when[o.name]
+}
+
+func (n *node) foundAt(o *node) netip.AddrPort {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.found[o.name]
+}
+
+// look tells all agents of the mesh as it is.
+func (w *world) look() {
+	for _, n := range w.nodes {
+		var peers []nat.Peer
+		for _, o := range w.nodes {
+			if o == n {
+				continue
+			}
+			s := n.sessions(o)
+			p := nat.Peer{Name: o.name, UID: uint64(o.name), Session: s, Direct: s}
+			if o.name == 1 {
+				p.Dialled = true
+				for _, a := range o.host.Addrs { // of a family that both have
+					if n.mux.Socket(netip.AddrPortFrom(a, 1)) != nil {
+						p.Addr = netip.AddrPortFrom(a, 6783)
+						break
+					}
+				}
+			}
+			peers = append(peers, p)
+		}
+		n.Look(time.Now(), peers)
+	}
+}
+
+// TestMatrix finds, for hosts behind NATs of all kinds, the direct way where there is
+// one, within 5 s, and no other; and says why where there is none.
+func TestMatrix(t *testing.T) {
+	for _, a := range nattest.Kinds() {
+		for _, b := range nattest.Kinds() {
+			t.Run(fmt.Sprintf("%s/%s", a, b), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, nattest.Config{Seed: 1})
+					w.join(w.net.Site(nattest.SiteConfig{}).Hosts[0], nil)
+					x := w.join(w.net.Site(nattest.SiteConfig{Kind: a}).Hosts[0], nil)
+					y := w.join(w.net.Site(nattest.SiteConfig{Kind: b}).Hosts[0], nil)
+					start := time.Now()
+					w.look()
+					time.Sleep(2 * time.Minute)
+					want := nattest.Direct(a, b)
+					if got := x.metAt(y).IsValid(); got != want {
+						t.Fatalf("direct: %v, want %v; last: %v", got, want, x.Status(y.name).Tries)
+					}
+					if !want {
+						x4, x6 := x.Behaviours()
+						reasons, remedy := x.Status(y.name).Reasons("y", [2]nat.Behaviour{x4, x6})
+						t.Logf("%v: %q, %s", x4, reasons, remedy)
+						if len(reasons) == 0 || remedy == "" {
+							t.Error("no reason, or no remedy")
+						}
+						return
+					}
+					if d := x.metWhen(y).Sub(start); d > 5*time.Second {
+						t.Errorf("direct after %v", d)
+					}
+					if !y.foundAt(x).IsValid() || !x.foundAt(y).IsValid() {
+						t.Errorf("found %v and %v", x.foundAt(y), y.foundAt(x))
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestBehaviour measures the NATs of all kinds against two servers with two ports.
+func TestBehaviour(t *testing.T) {
+	want := map[nattest.Kind]nat.Mapping{
+		nattest.None: nat.NoNAT, nattest.FullCone: nat.EndpointIndependent, nattest.AddressRestricted: nat.EndpointIndependent,
+		nattest.PortRestricted: nat.EndpointIndependent, nattest.PortRestrictedOpen: nat.EndpointIndependent,
+		nattest.Symmetric: nat.AddressPortDependent, nattest.Double: nat.EndpointIndependent, nattest.ShortLived: nat.EndpointIndependent,
+		nattest.UDPBlocked: nat.UnknownMapping,
+	}
+	for _, k := range nattest.Kinds() {
+		t.Run(string(k), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nattest.Config{})
+				first := w.join(w.net.Site(nattest.SiteConfig{}).Hosts[0], nil)
+				second := w.join(w.net.Site(nattest.SiteConfig{}).Hosts[0], nil)
+				x := w.join(w.net.Site(nattest.SiteConfig{Kind: k}).Hosts[0], func(c *nat.Config) {
+					c.Servers = func(context.Context) []nat.Server {
+						return []nat.Server{
+							{Name: "one", Addr: netip.AddrPortFrom(first.host.Addrs[0], dataPort), Other: otherPort},
+							{Name: "two", Addr: netip.AddrPortFrom(second.host.Addrs[0], dataPort), Other: otherPort},
+						}
+					}
+				})
+				v4, _, candidates := x.Survey(t.Context())
+				if v4.Mapping != want[k] || v4.Blocked != (k == nattest.UDPBlocked) {
+					t.Errorf("%+v, want %s", v4, want[k])
+				}
+				reflexive := slices.ContainsFunc(candidates, func(c nat.Candidate) bool { return c.Kind == nat.Reflexive })
+				if want := k != nattest.None && k != nattest.UDPBlocked; reflexive != want {
+					t.Errorf("candidates %v: server-reflexive %v, want %v", candidates, reflexive, want)
+				}
+			})
+		})
+	}
+}
