@@ -180,6 +180,12 @@ func (w *world) host(nick string, plugs ...plug) *host {
 	for i, p := range plugs {
 		w.must(p.lan.Plug(n, fmt.Sprintf("eth%d", i), p.addrs...))
 	}
+	return w.machine(n, nick, plugs)
+}
+
+// machine makes a namespace with these plugs one that may run meshd.
+func (w *world) machine(n *lab.Namespace, nick string, plugs []plug) *host {
+	w.Helper()
 	node, err := peer.New(n, peer.Config{
 		Binary: suite.binary, Dir: filepath.Join(w.lab.Dir(), nick),
 		Name:     fmt.Sprintf("02:00:00:00:00:%02x", len(w.hosts)+1),

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pion/stun/v3"
+
 	"meshd/internal/mux"
 	"meshd/internal/udp"
 	"meshd/nat/nattest"
@@ -257,4 +259,35 @@ func (e end) awaits(text string, wait time.Duration) (from netip.AddrPort, ok bo
 			return netip.AddrPort{}, false
 		}
 	}
+}
+
+// TestNATSTUN: nattest's STUN server serves namespaces too.
+func TestNATSTUN(t *testing.T) {
+	i := internet(t, newLab(t))
+	server := site(t, i, "server", SiteConfig{})
+	home := site(t, i, "home", SiteConfig{NAT: NATPortRestricted})
+	c, err := server.Host().ListenUDP(netip.AddrPortFrom(server.Inside(), nattest.STUNPort))
+	must(t, err)
+	s := nattest.NewSTUN(c)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	h := listen(t, home.Host().Namespace, at(home.Inside()))
+	request := stun.MustBuild(stun.TransactionID, stun.BindingRequest)
+	_, err = h.WriteBatch([]udp.Message{{Buf: request.Raw, N: len(request.Raw), Addr: c.LocalAddr()}}, false)
+	must(t, err)
+	select {
+	case a := <-h.in:
+		var m stun.Message
+		var mapped stun.XORMappedAddress
+		must(t, stun.Decode([]byte(a.text), &m))
+		must(t, mapped.GetFrom(&m))
+		if want := netip.AddrPortFrom(home.Outside, h.LocalAddr().Port()); mapped.String() != want.String() {
+			t.Errorf("the server says %v, want %v", mapped, want)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the server does not answer")
+	}
+	cancel()
+	must(t, <-done)
 }
