@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"meshd/internal/lab"
+	"meshd/nat/nattest"
 )
 
 // The sites that a cell of the matrix has one host at: a NAT kind, or more than that.
@@ -28,32 +29,25 @@ var natSites = []string{
 	string(lab.NATUDPBlocked), siteIPv6Only, siteDual,
 }
 
-// natExpected is the path of each cell: D direct, r relayed, in the order of natSites
-// (the matrix is symmetric: only the half below the diagonal is written). Direct is
-// what RFC 4787 behaviour allows without guessing ports. Between a host with IPv6 only
-// and one with IPv4 only there is no direct path, and where UDP is blocked none but
-// over TCP to a host that is public.
-var natExpected = []string{
-	/* none                 */ "D",
-	/* full-cone            */ "DD",
-	/* address-restricted   */ "DDD",
-	/* port-restricted      */ "DDDD",
-	/* port-restricted-open */ "DDDDD",
-	/* symmetric            */ "DDDrrr",
-	/* double               */ "DDDDDrD",
-	/* short-lived          */ "DDDDDrDD",
-	/* udp-blocked          */ "rrrrrrrrr",
-	/* ipv6-only            */ "rrrrrrrrrD",
-	/* dual-stack           */ "DDDDDrDDrDD",
-}
-
-// natExpectedOf is the cell of two sites.
+// natExpectedOf is the path of a cell: direct is what RFC 4787 behaviour allows without
+// guessing ports, as it is in memory (nattest.Direct). Between a host with IPv6 only and
+// one with IPv4 only there is none.
 func natExpectedOf(a, b string) string {
-	i, j := slices.Index(natSites, a), slices.Index(natSites, b)
-	if i < j {
-		i, j = j, i
+	if a == siteIPv6Only || b == siteIPv6Only {
+		for _, s := range []string{a, b} {
+			if s != siteIPv6Only && s != siteDual {
+				return "relayed"
+			}
+		}
+		return "direct" // through two firewalls
 	}
-	if natExpected[i][j] == 'D' {
+	kind := func(s string) nattest.Kind {
+		if s == siteDual {
+			return nattest.PortRestricted
+		}
+		return nattest.Kind(s)
+	}
+	if nattest.Direct(kind(a), kind(b)) || a == siteDual && b == siteDual {
 		return "direct"
 	}
 	return "relayed"
@@ -105,8 +99,8 @@ func (h *host) why(ctx context.Context, of *host) (w whyAnswer, text string, err
 // cell runs two hosts at two kinds of sites beside a public one.
 func cell(t *testing.T, a, b string) cellResult {
 	w := newNATWorld(t)
-	ha := w.sited(w.site("a", natConfig(a)))
-	hb := w.sited(w.site("b", natConfig(b)))
+	ha, _ := w.behind("a", natConfig(a))
+	hb, _ := w.behind("b", natConfig(b))
 	w.public.up()
 	begin := time.Now()
 	for h, site := range map[*host]string{ha: a, hb: b} {

@@ -3,10 +3,7 @@ package lab
 import (
 	"context"
 	"net"
-	"net/netip"
 	"time"
-
-	"meshd/internal/udp"
 )
 
 // Listen opens a stream socket in the namespace; it closes with the namespace at
@@ -30,21 +27,6 @@ func (n *Namespace) ListenPacket(network, addr string) (net.PacketConn, error) {
 	var c net.PacketConn
 	err := n.Do(func() (err error) {
 		c, err = net.ListenPacket(network, addr)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	n.adopt(c)
-	return c, nil
-}
-
-// ListenUDP opens a batched UDP socket in the namespace, at one of its addresses
-// or all of a family; port 0 is any. It closes with the namespace at the latest.
-func (n *Namespace) ListenUDP(at netip.AddrPort) (*udp.Conn, error) {
-	var c *udp.Conn
-	err := n.Do(func() (err error) {
-		c, err = udp.Listen(at, udp.Offload{})
 		return err
 	})
 	if err != nil {

@@ -1,0 +1,112 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"meshd/internal/lab"
+)
+
+// roamed bounds how long no answer comes after a change of the network.
+const roamed = 3 * time.Second
+
+// outage pings from a to b while something happens, until answers come again, and
+// returns the longest time without any that began with it.
+func (w *world) outage(a, b *box, happens func()) time.Duration {
+	w.Helper()
+	x := a.pings(b)
+	happens()
+	time.Sleep(roamed + time.Second)
+	x.more(50)
+	return x.end().Outage
+}
+
+// TestNATReboot: NATs forget all mappings while frames flow.
+func TestNATReboot(t *testing.T) {
+	for _, kinds := range [][2]lab.NATKind{
+		{lab.NATPortRestricted, lab.NATPortRestricted}, {lab.NATSymmetric, lab.NATAddressRestricted}, {lab.NATDouble, lab.NATPortRestrictedOpen},
+	} {
+		t.Run(fmt.Sprintf("%s-%s", kinds[0], kinds[1]), func(t *testing.T) {
+			t.Parallel()
+			w := newNATWorld(t)
+			a, siteA := w.behind("a", lab.SiteConfig{NAT: kinds[0]})
+			b, siteB := w.behind("b", lab.SiteConfig{NAT: kinds[1]})
+			w.public.up()
+			a.start(w.target)
+			b.start(w.target)
+			w.joined(w.public, a, b)
+			boxes := w.boxes(a, b)
+			w.answers(boxes...)
+			w.direct(a, b)
+			d := w.outage(boxes[0], boxes[1], func() {
+				w.must(siteA.Reboot())
+				w.must(siteB.Reboot())
+			})
+			if d > roamed {
+				t.Errorf("no answer for %v", d)
+			}
+		})
+	}
+}
+
+// TestRoaming: a host behind a NAT gets another address, loses its link for a while,
+// and is stopped for a while. Frames flow again soon after it has a way again.
+func TestRoaming(t *testing.T) {
+	w := newNATWorld(t)
+	a, siteA := w.behind("a", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	b, _ := w.behind("b", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	w.public.up()
+	a.start(w.target)
+	b.start(w.target)
+	w.joined(w.public, a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	w.direct(a, b)
+	old := siteA.Inside()
+	next := old.Next().Next().Next()
+	gateway := netip.PrefixFrom(old, 24).Masked().Addr().Next()
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+	t.Run("address", func(t *testing.T) {
+		d := w.outage(boxes[0], boxes[1], func() {
+			w.must(a.Host.DelAddress("eth0", netip.PrefixFrom(old, 24)))
+			w.must(a.Host.AddAddress("eth0", netip.PrefixFrom(next, 24)))
+			w.must(a.Host.AddRoute(all, gateway, "eth0"))
+		})
+		if d > roamed {
+			t.Errorf("no answer for %v", d)
+		}
+	})
+	t.Run("link", func(t *testing.T) {
+		w.must(a.Host.Down("eth0"))
+		time.Sleep(5 * time.Second)
+		w.must(a.Host.Up("eth0"))
+		w.must(a.Host.AddRoute(all, gateway, "eth0"))
+		w.back(boxes[0], boxes[1])
+	})
+	t.Run("stopped", func(t *testing.T) {
+		a.freeze()
+		time.Sleep(20 * time.Second)
+		a.thaw()
+		w.back(boxes[0], boxes[1])
+	})
+	w.direct(a, b)
+}
+
+// back checks that answers come again soon.
+func (w *world) back(a, b *box) {
+	w.Helper()
+	begin := time.Now()
+	w.eventually("answers again", func(ctx context.Context) error {
+		limited, cancel := context.WithTimeout(ctx, 250*time.Millisecond)
+		defer cancel()
+		_, err := a.PingOnce(limited, b.addr())
+		return err
+	})
+	if d := time.Since(begin); d > roamed {
+		w.Errorf("%v until answers came again", d)
+	}
+}
