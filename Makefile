@@ -26,7 +26,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
 CHECKS := SA*,S1*,U1000,ST1005,ST1008,ST1012,ST1017,ST1019
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race fuzz dashboard microbench bench soak-traffic integration soak lint check clean portable
+.PHONY: help build demo test race fuzz dashboard microbench bench soak-traffic integration natmatrix soak lint check clean portable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,10 @@ soak-traffic: dist/bench ## carry checked traffic for SOAKTIME (10m) and see tha
 integration: ## run whole daemons in network namespaces (root)
 	@.ci/need $(GO) certificates nft? iperf3?
 	$(GO) test -count=1 -timeout 20m ./integration/...
+
+natmatrix: ## run all pairs of NATs and print what became of each (root)
+	@.ci/need $(GO) certificates nft
+	MESHD_NATMATRIX=all $(GO) test -count=1 -timeout 30m -v -run '^TestNATMatrix$$' ./integration | grep -E '^(\||---|FAIL|ok|panic)|_test.go.*(want|not within)'
 
 soak: ## harm a mesh for MESHD_SOAK (30m) and see that nothing leaks (root)
 	@.ci/need $(GO) certificates nft? iperf3?
