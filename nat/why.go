@@ -29,7 +29,7 @@ func (s Status) Reasons(who string, ours [2]Behaviour) (reasons []string, remedy
 	case blocked(ours):
 		return []string{"UDP seems not to pass at this host: no STUN server answered"},
 			"allow UDP from port 6785 to the outside here"
-	case last.Theirs[0].Blocked && last.Theirs[1].Blocked, last.Theirs[0].Blocked && last.Theirs[1].Mapping == UnknownMapping:
+	case last.Theirs[0].Blocked && (last.Theirs[1].Blocked || last.Theirs[1].unknown()):
 		return []string{"UDP seems not to pass at " + who + ": no STUN server answered it"},
 			"allow UDP from port 6785 to the outside there"
 	default:
@@ -49,6 +49,9 @@ func (s Status) last() (t Try, ok bool) {
 func blocked(b [2]Behaviour) bool {
 	return b[0].Blocked && (b[1].Blocked || len(b[1].Answers) == 0)
 }
+
+// unknown reports whether nothing was measured.
+func (b Brief) unknown() bool { return b.Mapping == "" || b.Mapping == UnknownMapping }
 
 // natReasons says which NATs are in the way.
 func natReasons(who string, ours, theirs Brief) []string {
