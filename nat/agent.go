@@ -68,6 +68,9 @@ type Config struct {
 	// Request and Notify send messages to a peer over the mesh.
 	Request func(ctx context.Context, to frame.PeerName, payload []byte) (reply []byte, rtt time.Duration, err error)
 	Notify  func(to frame.PeerName, payload []byte) error
+	// Probe sends from a socket made for it, as strangers would. nil: no peer gets help
+	// to measure its filtering.
+	Probe func(to netip.AddrPort, b []byte) error
 	// Found is told that checks went both ways between our data socket and a peer's
 	// address; Meet makes a session there.
 	Found func(peer frame.PeerName, at netip.AddrPort)

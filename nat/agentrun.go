@@ -362,6 +362,10 @@ func (a *Agent) unregister(c *check) {
 // returns when that is over.
 func (a *Agent) Answer(ctx context.Context, from frame.PeerName, payload []byte, reply func([]byte)) {
 	theirs, err := parseSignal(payload)
+	if err == nil && theirs.Verb == verbProbe {
+		a.probe(from, theirs, reply)
+		return
+	}
 	known, ok := a.cfg.Find(from)
 	if err != nil || !ok || theirs.Verb != verbOffer || from >= a.cfg.Self {
 		a.refused.Add(1)

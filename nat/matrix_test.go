@@ -41,6 +41,7 @@ type node struct {
 	name frame.PeerName
 	host *nattest.Host
 	mux  *mux.Mux
+	seen netip.Addr // where the first host sees its session from; not valid: nowhere
 
 	mu    sync.Mutex
 	found map[frame.PeerName]netip.AddrPort
@@ -109,6 +110,15 @@ func (w *world) join(h *nattest.Host, change func(*nat.Config)) *node {
 			return err
 		},
 		Addresses: func() []netip.Addr { return h.Addrs },
+		Probe: func(to netip.AddrPort, b []byte) error {
+			s, err := h.Listen(netip.AddrPortFrom(netip.IPv4Unspecified(), 0))
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			_, err = s.WriteBatch([]udp.Message{{Buf: b, N: len(b), Addr: to}}, false)
+			return err
+		},
 		Find: func(p frame.PeerName) (nat.Known, bool) {
 			return nat.Known{UID: uint64(p), Secret: [32]byte{byte(min(p, n.name)), byte(max(p, n.name))}, Data: dataPort, Other: otherPort}, true
 		},
@@ -213,6 +223,9 @@ func (w *world) look() {
 			}
 			s := n.sessions(o)
 			p := nat.Peer{Name: o.name, UID: uint64(o.name), Session: s, Direct: s}
+			if n.name == 1 && o.seen.IsValid() {
+				p.Addr = netip.AddrPortFrom(o.seen, 40000)
+			}
 			if o.name == 1 {
 				p.Dialled = true
 				for _, a := range o.host.Addrs { // of a family that both have
@@ -264,6 +277,35 @@ func TestMatrix(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// TestFiltering measures, with the help of a neighbour and of a peer behind a NAT of its
+// own, who may send to hosts behind NATs of all kinds.
+func TestFiltering(t *testing.T) {
+	want := map[nattest.Kind]nat.Filtering{
+		nattest.None: nat.OpenFiltering, nattest.FullCone: nat.OpenFiltering, nattest.AddressRestricted: nat.AddressFiltering,
+		nattest.PortRestricted: nat.AddressPortFiltering, nattest.PortRestrictedOpen: nat.AddressPortFiltering,
+		nattest.Symmetric: nat.AddressPortFiltering, nattest.Double: nat.AddressPortFiltering, nattest.ShortLived: nat.AddressPortFiltering,
+		nattest.UDPBlocked: nat.UnknownFiltering,
+	}
+	for _, k := range nattest.Kinds() {
+		t.Run(string(k), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nattest.Config{})
+				w.join(w.net.Site(nattest.SiteConfig{}).Hosts[0], nil)
+				site := w.net.Site(nattest.SiteConfig{Kind: k})
+				x := w.join(site.Hosts[0], nil)
+				if x.seen = site.Outside; !x.seen.IsValid() {
+					x.seen = site.Hosts[0].Addrs[0]
+				}
+				w.join(w.net.Site(nattest.SiteConfig{Kind: nattest.Symmetric}).Hosts[0], nil)
+				w.look()
+				if v4, _, _ := x.Survey(t.Context()); v4.Filtering != want[k] {
+					t.Errorf("%+v, want %s", v4, want[k])
+				}
+			})
+		})
 	}
 }
 

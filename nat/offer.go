@@ -37,6 +37,7 @@ const (
 	verbOffer verb = "offer"
 	verbGo    verb = "go"
 	verbWant  verb = "want"
+	verbProbe verb = "probe" // see filtering.go
 )
 
 // signal is one message of a round.
@@ -143,6 +144,11 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 	if first {
 		four, six := a.surveyAll(ctx)
 		a.mu.Lock()
+		for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
+			if was := a.behaviour[i]; slices.Equal(was.Mapped, b.Mapped) && was.Filtering != "" {
+				b.Filtering = was.Filtering
+			}
+		}
 		a.behaviour = [2]Behaviour{four, six}
 		a.surveying = nil
 		a.mu.Unlock()
@@ -157,10 +163,21 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 
 // Survey asks the servers now, and returns what follows, and what peers are told.
 func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Candidate) {
-	a.resurvey(ctx, 0)
-	o := a.offer(ctx, "")
-	v4, v6 = a.Behaviours()
-	return v4, v6, o.Candidates
+	v4, v6 = a.resurvey(ctx, 0)
+	var wg sync.WaitGroup
+	for _, b := range []*Behaviour{&v4, &v6} {
+		for _, x := range b.Answers {
+			if x.Err == "" {
+				wg.Go(func() { b.Filtering = a.filtering(ctx, x.Mapped) })
+				break
+			}
+		}
+	}
+	wg.Wait()
+	a.mu.Lock()
+	a.behaviour = [2]Behaviour{v4, v6}
+	a.mu.Unlock()
+	return v4, v6, a.offer(ctx, "").Candidates
 }
 
 // Behaviours is what is known of the NATs before us, for IPv4 and IPv6.

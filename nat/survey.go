@@ -48,16 +48,17 @@ type Filtering string
 
 // What both can be.
 const (
-	NoNAT                Mapping = "none"
-	EndpointIndependent  Mapping = "endpoint-independent"
-	AddressDependent     Mapping = "address-dependent"
-	AddressPortDependent Mapping = "address-and-port-dependent"
-	DestinationDependent Mapping = "address-dependent or address-and-port-dependent"
-	UnknownMapping       Mapping = "unknown"
-	OpenFiltering                = Filtering("endpoint-independent")
-	AddressFiltering             = Filtering("address-dependent")
-	AddressPortFiltering         = Filtering("address-and-port-dependent")
-	UnknownFiltering             = Filtering("unknown")
+	NoNAT                  Mapping = "none"
+	EndpointIndependent    Mapping = "endpoint-independent"
+	AddressDependent       Mapping = "address-dependent"
+	AddressPortDependent   Mapping = "address-and-port-dependent"
+	DestinationDependent   Mapping = "address-dependent or address-and-port-dependent"
+	UnknownMapping         Mapping = "unknown"
+	OpenFiltering                  = Filtering("endpoint-independent")
+	AddressFiltering               = Filtering("address-dependent")
+	AddressPortFiltering           = Filtering("address-and-port-dependent")
+	OpenOrAddressFiltering         = Filtering("endpoint-independent or address-dependent")
+	UnknownFiltering               = Filtering("unknown")
 )
 
 // Behaviour is what is known of the NATs before us, for one address family.
@@ -79,6 +80,8 @@ func (b Behaviour) String() string {
 		return "not measured: no STUN server is known"
 	case b.Blocked:
 		return "UDP seems to be blocked: no STUN server answered"
+	case b.Mapping == NoNAT && b.Filtering != OpenFiltering && b.Filtering != UnknownFiltering:
+		return fmt.Sprintf("no NAT, but a firewall with %s filtering", b.Filtering)
 	case b.Mapping == NoNAT:
 		return "no NAT"
 	}

@@ -103,7 +103,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 			return nat.Known{UID: p.UID, Secret: p.Secret, Data: p.Ports.Data, Other: p.Ports.Other}, ok
 		},
 		Request: t.channel.Request, Notify: t.channel.Notify,
-		Found: d.set.Hint,
+		Found: d.set.Hint, Probe: probeFresh,
 		Meet: func(ctx context.Context, name frame.PeerName, at netip.AddrPort) error {
 			return d.mesh().Meet(ctx, name, at)
 		},
@@ -188,6 +188,17 @@ func sendFrom(m *mux.Mux, to netip.AddrPort, b []byte, hops int) error {
 		return c.WriteHops(b, to, hops)
 	}
 	_, err := s.WriteBatch([]udp.Message{{Buf: b, N: len(b), Addr: to}}, false)
+	return err
+}
+
+// probeFresh sends a datagram from a socket made for it.
+func probeFresh(to netip.AddrPort, b []byte) error {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write(b)
 	return err
 }
 
