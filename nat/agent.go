@@ -170,6 +170,9 @@ func (a *Agent) requested(m *stun.Message, from netip.AddrPort, reply func(netip
 		return
 	}
 	a.answered.Add(1)
+	if key == nil {
+		from = wantedPort(m, from)
+	}
 	reply(from, b)
 }
 

@@ -343,3 +343,21 @@ func TestBehaviour(t *testing.T) {
 		})
 	}
 }
+
+// TestLifetime measures how long NATs keep the mapping of an idle socket.
+func TestLifetime(t *testing.T) {
+	for k, want := range map[nattest.Kind]time.Duration{nattest.ShortLived: 10 * time.Second, nattest.FullCone: 2 * time.Minute} {
+		t.Run(string(k), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nattest.Config{})
+				first := w.join(w.net.Site(nattest.SiteConfig{}).Hosts[0], nil)
+				site := w.net.Site(nattest.SiteConfig{Kind: k, Hosts: 2})
+				x, y := w.join(site.Hosts[0], nil), w.join(site.Hosts[1], nil)
+				got, most, err := nat.Lifetime(t.Context(), x.Agent, y.Agent, netip.AddrPortFrom(first.host.Addrs[0], dataPort), func(time.Duration, bool) {})
+				if err != nil || most || got > want || got < want*8/10 {
+					t.Errorf("Lifetime = %v, %v, %v, want about %v", got, most, err, want)
+				}
+			})
+		})
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,7 +31,8 @@ type NATReport struct {
 	Mapping    string         `json:"port_mapping,omitempty"`
 	STUN       *nat.Counts    `json:"stun,omitempty"`
 	Signalling *signal.Counts `json:"signalling,omitempty"`
-	Daemon     bool           `json:"daemon"` // it is the daemon's socket that was looked from
+	Lifetime   string         `json:"lifetime,omitempty"` // of the mapping of an idle socket; empty: not measured
+	Daemon     bool           `json:"daemon"`             // it is the daemon's socket that was looked from
 }
 
 // errNoTraversal says that there is no socket to look from.
@@ -69,7 +71,7 @@ func (a *api) nat(w http.ResponseWriter, r *http.Request) {
 }
 
 func newNATCmd(connect func() *client) *cobra.Command {
-	asJSON := false
+	asJSON, lives := false, false
 	var servers []string
 	cmd := &cobra.Command{
 		Use:   "nat",
@@ -87,6 +89,11 @@ servers given.`,
 			if err != nil {
 				return err
 			}
+			if lives {
+				if r.Lifetime, err = lifetime(cmd.Context(), r, cmd.ErrOrStderr()); err != nil {
+					return err
+				}
+			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), r, true)
 			}
@@ -94,6 +101,7 @@ servers given.`,
 		},
 	}
 	cmd.Flags().StringSliceVar(&servers, "server", nil, "STUN servers to ask, host[:port] each, from a socket of this command")
+	cmd.Flags().BoolVar(&lives, "lifetime", false, "measure how long the mapping of an idle socket lives, too: takes several times that long")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -119,31 +127,72 @@ func surveyAlone(ctx context.Context, servers []string) (r NATReport, err error)
 			return r, usageError{fmt.Errorf("--server: %w", fault)}
 		}
 	}
-	conns, err := udp.ListenPort(":0", udp.Offload{})
+	t, end, err := lone(ctx, servers)
 	if err != nil {
 		return r, err
+	}
+	if len(t.resolveServers(ctx)) == 0 {
+		return r, errors.Join(fmt.Errorf("none of the names %s has an address", strings.Join(servers, ", ")), end())
+	}
+	r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
+	return r, end()
+}
+
+// lone is a traversal without a mesh, at a port of its own, that knows only servers. end
+// closes it.
+func lone(ctx context.Context, servers []string) (t *traversal, end func() error, err error) {
+	conns, err := udp.ListenPort(":0", udp.Offload{})
+	if err != nil {
+		return nil, nil, err
 	}
 	m, err := mux.New(each(conns, func(c *udp.Conn) mux.Socket { return c }), nil)
 	if err != nil {
-		return r, err
+		return nil, nil, err
 	}
-	t := &traversal{addresses: &hostAddresses{refuse: func(netip.Addr) string { return "" }}, servers: servers}
-	t.log = slog.New(slog.DiscardHandler)
+	t = &traversal{
+		addresses: &hostAddresses{refuse: func(netip.Addr) string { return "" }}, servers: servers, log: slog.New(slog.DiscardHandler),
+	}
 	t.agent = nat.New(nat.Config{
 		Port: m.Port(), Families: familiesOf(m), Addresses: t.addresses.all, Servers: t.resolveServers,
 		Send: func(to netip.AddrPort, b []byte, hops int) error { return sendFrom(m, to, b, hops) },
 	})
 	m.Handle(mux.STUN, t.taker)
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
+	ended := make(chan error, 1) // Run's; read once by end
 	go func() { ended <- m.Run(ctx) }()
-	if len(t.resolveServers(ctx)) == 0 {
-		err = fmt.Errorf("none of the names %s has an address", strings.Join(servers, ", "))
-	} else {
-		r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
+	return t, func() error { cancel(); return <-ended }, nil
+}
+
+// lifetime measures how long mappings live, with the first server that answered.
+func lifetime(ctx context.Context, r NATReport, progress io.Writer) (string, error) {
+	for _, x := range append(slices.Clone(r.IPv4.Answers), r.IPv6.Answers...) {
+		if x.Err != "" {
+			continue
+		}
+		a, endA, err := lone(ctx, nil)
+		if err != nil {
+			return "", err
+		}
+		b, endB, err := lone(ctx, nil)
+		if err != nil {
+			return "", errors.Join(err, endA())
+		}
+		d, most, err := nat.Lifetime(ctx, a.agent, b.agent, x.Addr, func(d time.Duration, lived bool) {
+			word := "gone"
+			if lived {
+				word = "there"
+			}
+			fmt.Fprintf(progress, "after %v without traffic the mapping is %s\n", d, word)
+		})
+		if err := errors.Join(err, endA(), endB()); err != nil {
+			return "", fmt.Errorf("lifetime of mappings, with %s at %v: %w", x.Server, x.Addr, err)
+		}
+		if most {
+			return fmt.Sprintf("more than %v", d), nil
+		}
+		return fmt.Sprintf("%v", d), nil
 	}
-	cancel()
-	return r, errors.Join(err, <-ended)
+	return "", errors.New("lifetime of mappings: no STUN server answers")
 }
 
 // print writes it for people.
@@ -177,6 +226,9 @@ func (r NATReport) print(out io.Writer) error {
 		if err := t.write(&b); err != nil {
 			return err
 		}
+	}
+	if r.Lifetime != "" {
+		fmt.Fprintf(&b, "\nmappings live for %s without traffic\n", r.Lifetime)
 	}
 	if len(r.Candidates) > 0 {
 		fmt.Fprintf(&b, "\noffered to peers: %s\n", strings.Join(each(r.Candidates, nat.Candidate.String), ", "))

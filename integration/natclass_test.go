@@ -1,0 +1,65 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"meshd/internal/lab"
+	"meshd/nat"
+	"meshd/nat/nattest"
+)
+
+// natReport is what the test needs of `meshd nat --json`.
+type natReport struct {
+	IPv4 nat.Behaviour `json:"ipv4"`
+	IPv6 nat.Behaviour `json:"ipv6"`
+}
+
+// TestNATClasses: `meshd nat` says of each NAT in the kernel what it is in RFC 4787's
+// words, the same as of the one in memory of that name. Two peers can be reached, and one
+// behind a NAT of its own helps to measure filtering.
+func TestNATClasses(t *testing.T) {
+	mapping := map[nattest.Dependence]nat.Mapping{
+		nattest.EndpointIndependent: nat.EndpointIndependent, nattest.AddressDependent: nat.AddressDependent, nattest.AddressAndPortDependent: nat.AddressPortDependent,
+	}
+	filtering := map[nattest.Dependence]nat.Filtering{
+		nattest.EndpointIndependent: nat.OpenFiltering, nattest.AddressDependent: nat.AddressFiltering, nattest.AddressAndPortDependent: nat.AddressPortFiltering,
+	}
+	w := newNATWorld(t)
+	second, site := w.behind("weave02", lab.SiteConfig{})
+	helper, _ := w.behind("helper", lab.SiteConfig{NAT: lab.NATSymmetric})
+	w.public.up()
+	second.start(w.target)
+	helper.start(w.target, site.Inside().String())
+	w.joined(w.public, second, helper)
+	for _, kind := range lab.NATKinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			x, _ := w.behind("x-"+string(kind), lab.SiteConfig{NAT: kind})
+			x.start(w.target, site.Inside().String())
+			x.ready()
+			defer x.down()
+			want := nat.Behaviour{Mapping: nat.NoNAT, Filtering: nat.OpenFiltering}
+			if seen := nattest.Kind(kind).Seen(); kind == lab.NATUDPBlocked {
+				want = nat.Behaviour{Mapping: nat.UnknownMapping, Filtering: nat.UnknownFiltering, Blocked: true}
+			} else if kind != lab.NATNone {
+				want.Mapping, want.Filtering = mapping[seen.Mapping], filtering[seen.Filtering]
+			}
+			w.eventually("the NAT is known", func(ctx context.Context) error {
+				out, err := x.Command(ctx, "nat", "--json")
+				if err != nil {
+					return err
+				}
+				var r natReport
+				if err := json.Unmarshal([]byte(out), &r); err != nil {
+					return lab.Final(err)
+				}
+				if b := r.IPv4; b.Mapping != want.Mapping || b.Filtering != want.Filtering || b.Blocked != want.Blocked {
+					return fmt.Errorf("%+v, want %+v", b, want)
+				}
+				return nil
+			})
+		})
+	}
+}
