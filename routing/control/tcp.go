@@ -26,7 +26,7 @@ type TCP struct {
 // while weave's header was sent on it as on all others. It blocks until it knows what
 // to do with it, not longer than a few seconds or until ctx is done: meanwhile the
 // connection counts as an unfinished handshake. Deadlines are set on it.
-type TakeConn func(ctx context.Context, c net.Conn)
+type TakeConn = func(ctx context.Context, c net.Conn)
 
 var _ Carrier = (*TCP)(nil)
 
