@@ -8,9 +8,10 @@ import (
 
 // Bounds of a queue.
 const (
-	queueSize  = 1 << 20  // bytes
-	maxRecords = 256      // with frames
-	recordSize = 16 << 10 // bytes of a record, where a single item needs no more
+	queueSize  = 1 << 20   // bytes
+	maxRecords = 256       // with frames
+	recordSize = 16 << 10  // bytes of a record, where a single item needs no more
+	forSmall   = 128 << 10 // bytes that items which need more leave to the others
 )
 
 // record is one that is being filled, or waits in a queue.
@@ -42,7 +43,8 @@ type queue struct {
 func (q *queue) nth(i int) *record { return &q.records[(q.head+i)%len(q.records)] }
 
 // room gives the record that is being filled, if it has room for an item of that many
-// bytes, or begins one; nil: the queue is full.
+// bytes, or begins one; nil: the queue is full. It is sooner for large items: the
+// super-frames of a transfer that fills it cost other flows no frame.
 func (q *queue) room(need int) *record {
 	if q.filling {
 		if r := q.nth(q.n); r.end+need <= r.limit {
@@ -54,7 +56,11 @@ func (q *queue) room(need int) *record {
 		q.arena, q.records = make([]byte, queueSize), make([]record, maxRecords)
 	}
 	size := max(recordSize, beforeItems+need+encap.NativeTagLen)
-	at, ok := q.place(size)
+	spare := 0
+	if size > recordSize {
+		spare = forSmall
+	}
+	at, ok := q.place(size, spare)
 	if !ok || q.n == len(q.records)-1 {
 		return nil
 	}
@@ -64,19 +70,19 @@ func (q *queue) room(need int) *record {
 	return r
 }
 
-// place finds room in the arena for a record of size bytes.
-func (q *queue) place(size int) (at int, ok bool) {
+// place finds room in the arena for a record of size bytes that leaves spare bytes.
+func (q *queue) place(size, spare int) (at int, ok bool) {
 	if q.n == 0 {
 		return 0, true
 	}
 	first, last := q.nth(0).at, q.nth(q.n-1).after()
 	switch {
 	case first >= last: // they go round the end
-		return last, first-last >= size
+		return last, first-last >= size+spare
 	case len(q.arena)-last >= size:
-		return last, true
+		return last, len(q.arena)-last+first >= size+spare
 	}
-	return 0, first >= size
+	return 0, first >= size+spare
 }
 
 // complete queues what is being filled: nothing is added any more.
