@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ type port struct {
 	header    [headerLen]byte
 	take      func(context.Context, net.Conn)
 	wrap      func(net.Conn) net.Conn // of what is dialled; nil: as it is
+	dials     atomic.Int64            // since a test last looked
 }
 
 func newPort(n transporttest.Node) (*port, error) {
@@ -46,6 +48,7 @@ func (p *port) Handle(header [headerLen]byte, take func(context.Context, net.Con
 }
 
 func (p *port) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
+	p.dials.Add(1)
 	s, err := p.host.DialStream(ctx, to)
 	if err != nil {
 		return nil, err
