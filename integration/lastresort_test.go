@@ -111,3 +111,40 @@ func TestTCPForSomeOnly(t *testing.T) {
 	b.uses(a, "quic")
 	w.answers(boxes...)
 }
+
+// TestDeadTCP: a connection that no packet of gets through any more, without a word,
+// is noticed in time: a running flow goes on over sleeve within 3 s, and over tcp
+// again when that passes.
+//
+//	weave01 ── lan ── weave02
+func TestDeadTCP(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.needNFT()
+	lan := w.lan("lan")
+	a, b := w.host("weave01", lan.at("10.0.0.1/24")), w.host("weave02", lan.at("10.0.0.2/24"))
+	for _, h := range []*host{a, b} {
+		h.Env = []string{"MESHD_TRANSPORTS=tcp,sleeve"}
+	}
+	w.mesh(a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	a.uses(b, "tcp")
+	b.uses(a, "tcp")
+	f := boxes[0].flow(boxes[1])
+	a.block("blocked", blockSession)
+	a.uses(b, "sleeve")
+	b.uses(a, "sleeve")
+	f.runs()
+	if stall := f.longest(); stall > moveWithin {
+		t.Errorf("the flow stood still for %v, want at most %v", stall, moveWithin)
+	}
+	a.unblock("blocked")
+	a.uses(b, "tcp")
+	b.uses(a, "tcp")
+	f.runs()
+	if stall := f.longest(); stall > moveWithin {
+		t.Errorf("the flow stood still for %v when tcp was back, want at most %v", stall, moveWithin)
+	}
+	f.end()
+}
