@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"meshd/internal/encap"
 	"meshd/internal/frame"
 	"meshd/transport"
@@ -147,7 +145,7 @@ func soon(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// All that the queue takes arrives, in order; the sockets are as they shall be.
+// All that the queue takes arrives, in order.
 func TestOverLoopback(t *testing.T) {
 	a, b := newEnd(t), newEnd(t)
 	hellos := [2]chan []byte{make(chan []byte, 1), make(chan []byte, 1)}
@@ -184,23 +182,6 @@ func TestOverLoopback(t *testing.T) {
 	soon(t, "they are counted", func() bool {
 		return a.count.Tx.Stats().Frames == uint64(len(want)) && a.count.Tx.Stats().Bytes == b.count.Rx.Stats().Bytes
 	})
-	for _, e := range []*end{a, b} {
-		e.path.mu.Lock()
-		raw, err := e.path.bound.conn.(*net.TCPConn).SyscallConn()
-		e.path.mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
-		}
-		raw.Control(func(fd uintptr) {
-			for option, want := range map[int]int{
-				unix.TCP_NODELAY: 1, unix.TCP_USER_TIMEOUT: int(userTimeout.Milliseconds()), unix.TCP_NOTSENT_LOWAT: unsent,
-			} {
-				if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option); got != want || err != nil {
-					t.Errorf("TCP option %d = %d, %v; want %d", option, got, err, want)
-				}
-			}
-		})
-	}
 }
 
 // A neighbour that stops to read holds up nobody: Send goes on, drops are counted,
