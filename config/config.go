@@ -14,7 +14,7 @@ import (
 type Config struct {
 	Name            frame.PeerName // peer name; 0: derived, see DefaultPeerName
 	Nickname        string
-	Listen          string // [address]:port of control TCP and sleeve UDP
+	Listen          string // [address]:port of control TCP, which the transport tcp shares, and sleeve UDP
 	Bridge          Bridge
 	TAP             TAP
 	UDP             UDP
@@ -54,7 +54,7 @@ type TAP struct {
 }
 
 // UDP is the sockets of all transports but sleeve, which listens where weave
-// does; Offload is about sleeve's too.
+// does, and tcp; Offload is about sleeve's too.
 type UDP struct {
 	Listen  string // [address]:port, another port than Config.Listen's
 	Offload Switch
@@ -110,7 +110,7 @@ func Default() Config {
 		NAT:             NAT{Listen: ":6786", PortMapping: Auto},
 		MinProtocol:     1,
 		StateDir:        "/var/lib/meshd",
-		Transports:      []string{"punch", "quic", "sleeve"},
+		Transports:      []string{"punch", "quic", "sleeve", "tcp"},
 		Discovery:       true,
 		ConnectionLimit: 200,
 		API:             API{Socket: "/run/meshd.sock"},

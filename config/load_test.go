@@ -120,7 +120,7 @@ func TestLoad(t *testing.T) {
 		}()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := Load(writeFile(t, tt.yaml, 0o600), nil, "punch", "quic", "sleeve")
+			got, err := Load(writeFile(t, tt.yaml, 0o600), nil, "punch", "quic", "tcp", "sleeve")
 			if err != nil {
 				t.Fatalf("Load() = %v", err)
 			}
@@ -146,7 +146,7 @@ func TestPrecedence(t *testing.T) {
 	if err := flags.Parse([]string{"--bridge-name", "flag", "--discovery=false"}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Load(path, flags, "punch", "quic", "sleeve")
+	c, err := Load(path, flags, "punch", "quic", "tcp", "sleeve")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -316,7 +316,7 @@ func TestFaults(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeFile(t, tt.yaml, 0o600)
-			c, err := Load(path, nil, "punch", "quic", "sleeve")
+			c, err := Load(path, nil, "punch", "quic", "tcp", "sleeve")
 			fs := fieldErrors(t, err)
 			if len(fs) != 1 {
 				t.Fatalf("Load() = %d faults, want 1: %v", len(fs), err)
@@ -373,7 +373,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := writeFile(t, "transprots: [sleeve]\nlisten: ':0'\ntrusted_subnets: [a, b]\npassword_file: /does/not/exist\n", 0o600)
-	_, err := Load(path, flags, "punch", "quic", "sleeve")
+	_, err := Load(path, flags, "punch", "quic", "tcp", "sleeve")
 	var got []string
 	for _, f := range fieldErrors(t, err) {
 		got = append(got, fmt.Sprintf("%s:%d:%s", strings.TrimPrefix(f.Origin, path), f.Line, f.Field))
@@ -437,7 +437,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	cleanEnv(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, faults := load("fuzz", data, nil, []string{"punch", "quic", "sleeve"})
+		c, faults := load("fuzz", data, nil, []string{"punch", "quic", "tcp", "sleeve"})
 		for _, x := range faults {
 			if strings.Contains(x.Error(), "\n") {
 				t.Errorf("message of more than one line: %q", x)
@@ -448,7 +448,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		// What is accepted, or was not touched by a fault, is printed so that it
 		// reads back as the same.
-		again, faults := load("again", c.Marshal(), nil, []string{"punch", "quic", "sleeve"})
+		again, faults := load("again", c.Marshal(), nil, []string{"punch", "quic", "tcp", "sleeve"})
 		if len(faults) > 0 || !reflect.DeepEqual(values(c).canonical(), values(again).canonical()) {
 			t.Errorf("%v\n%s\nread back as\n%s", join(faults), c, again)
 		}

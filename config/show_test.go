@@ -46,6 +46,7 @@ transports: # default
     - punch
     - quic
     - sleeve
+    - tcp
 overrides: [] # default
 discovery: true # default
 connection_limit: 200 # default

@@ -154,15 +154,19 @@ func TestHalfOpenHandshakes(t *testing.T) {
 		name      string
 		addresses int
 		slow      []byte // what each connection sends, byte by byte; nil: nothing
+		env       []string
 	}{
-		{"1,000 idle connections from one address", 1, nil},
+		{"1,000 idle connections from one address", 1, nil, nil},
 		// It asks for a message as long as one may be then, and never ends it.
-		{"1,000 slow ones from 50 addresses", 50, append([]byte("weave\x01\x02\x00\x00\x00\xff\xff"), make([]byte, 1<<10)...)},
+		{"1,000 slow ones from 50 addresses", 50, append([]byte("weave\x01\x02\x00\x00\x00\xff\xff"), make([]byte, 1<<10)...), nil},
+		// They look like those of the transport that carries the frames.
+		{"1,000 slow paths from 50 addresses", 50, append([]byte("meshd\x01\x01"), make([]byte, 1<<10)...), []string{"MESHD_TRANSPORTS=tcp"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := besieged(t)
+			s := besieged(t, tt.env...)
 			late := s.host("weave03", s.lan.at("10.0.0.3/24"))
+			late.Env = tt.env
 			late.up(s.hosts[0].addr())
 			s.joined(s.hosts...)
 			first := s.usage()

@@ -261,7 +261,7 @@ func TestWriteLies(t *testing.T) {
 		for name, lie := range map[string]func(f *frame.Frame){
 			"no size": func(f *frame.Frame) { f.Offload.GSOSize = 0 },
 			"size of next to nothing": func(f *frame.Frame) {
-				*f = stream{src: a, dst: b}.super(pattern(maxSegments), 1)
+				*f = stream{src: a, dst: b}.super(pattern(frame.MaxSegments), 1)
 			},
 			"size for fragments":     func(f *frame.Frame) { f.Offload.GSOSize = 0xffff },
 			"unknown type":           func(f *frame.Frame) { f.Offload.GSOType = 3 },

@@ -82,23 +82,12 @@ func (w *writer) setUp() {
 	}
 }
 
-// maxSegments is how many frames may be cut from one: a TCP whose peer wants the
-// smallest segments and all options sends 8 bytes in each. A peer's lie of 1 byte
-// would cost more than all else that it could send.
-const maxSegments = 65536 / 8
-
-// wild reports whether a super-frame stands for more frames than anybody sends.
-func wild(f *frame.Frame) bool {
-	o := &f.Offload
-	return o.GSOType != frame.GSONone && len(f.Data) > maxSegments*int(o.GSOSize)
-}
-
 // fit returns how many frames from the first on the kernel may have as they are.
 // The one after them is to be cut, or turns out to be malformed then.
 func (w *writer) fit(frames []frame.Frame) int {
 	for i := range frames {
 		f := &frames[i]
-		if f.Offload != (frame.Offload{}) && (!w.d.takes(f.Offload) || wild(f) || frame.CheckOffload(*f) != nil) {
+		if f.Offload != (frame.Offload{}) && (!w.d.takes(f.Offload) || f.Wild() || frame.CheckOffload(*f) != nil) {
 			return i
 		}
 	}
@@ -170,7 +159,7 @@ func (w *writer) gather(j *frame.Joined) []byte {
 // complete checksums. It returns false when the TAP is down or gone.
 func (w *writer) cut(f frame.Frame, count int) (up bool) {
 	err := w.cutter.Begin(f)
-	if err == nil && wild(&f) {
+	if err == nil && f.Wild() {
 		err = frame.ErrOffload
 	}
 	if err != nil {

@@ -121,12 +121,12 @@ type State struct {
 	Authenticated bool
 	// Handshakes is how often both ends have agreed on this path, 0 until they
 	// have: for punch, hellos of both ends from which keys were made; for sleeve,
-	// heartbeats of both ends that the other has confirmed; for quic, connections
+	// heartbeats of both ends that the other has confirmed; for quic and tcp, connections
 	// that both ends have proved to be the session's. Re-making a session
 	// makes paths anew, which count for themselves; PathStats adds them up.
 	Handshakes uint64
 	// Rekeys is how often the keys of this path were changed after the handshake,
-	// both directions together: for punch, the epochs of the sealing and of the
+	// both directions together: for punch and tcp, the epochs of the sealing and of the
 	// opening key. 0 for sleeve, whose keys are those of the session, and for quic,
 	// which does not say when it updates keys (RFC 9001, section 6).
 	Rekeys uint64

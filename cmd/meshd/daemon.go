@@ -62,8 +62,7 @@ func (d *daemon) Report() Report {
 		Trust:  TrustReport{Identity: d.identity.Public(), Keys: cfg.Trust.Keys, Stock: cfg.Trust.Stock, Pins: d.pins.All()},
 	}
 	for _, name := range cfg.Transports {
-		listen := transportListens(cfg, name)
-		r.Transports = append(r.Transports, TransportReport{Name: name, Listen: listen, Sockets: d.sockets.report(listen)})
+		r.Transports = append(r.Transports, newTransportReport(cfg, name, d.sockets))
 	}
 	return r
 }

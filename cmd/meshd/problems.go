@@ -221,9 +221,17 @@ func (f *findings) fallback(c *Connection, p *Path, who string) {
 		if at == "" {
 			at = "its address"
 		}
-		f.add(Warning, "fallback", "%s to %s does not work: %s; frames go over %s%s; let UDP between us and %s pass in both directions",
-			better.Transport, who, better.Why, p.Transport, worse, at)
+		f.add(Warning, "fallback", "%s to %s does not work: %s; frames go over %s%s; let %s between us and %s pass in both directions",
+			better.Transport, who, better.Why, p.Transport, worse, protocolOf(better.Transport), at)
 	}
+}
+
+// protocolOf is what a firewall has to let pass for a transport.
+func protocolOf(transport string) string {
+	if transportIs(transport, controlPort) {
+		return "TCP"
+	}
+	return "UDP"
 }
 
 // pinDown reports a transport that was chosen by hand while p carries the frames.

@@ -80,7 +80,8 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Way: d.nextHop, Tell: d.tellMeter})
 	d.forwarder = routing.NewForwarder(routing.Config{Self: who.name, Port: d.port, MACs: d.macs, Local: d.meter.Take, Log: log})
 	transports, err := openTransports(transportDeps{
-		cfg: cfg, self: who.name, deliver: d.forwarder.FromLinks, mux: d.ports.shared, quic: d.ports.quic, sockets: d.sockets, stray: &d.stray, log: log,
+		cfg: cfg, self: who.name, deliver: d.forwarder.FromLinks, mtu: d.port.MTU(), tcp: in.tcp,
+		mux: d.ports.shared, quic: d.ports.quic, sockets: d.sockets, stray: &d.stray, log: log,
 	})
 	if err != nil {
 		return err

@@ -11,10 +11,12 @@ import (
 	"meshd/internal/mux"
 	"meshd/internal/quicnet"
 	"meshd/internal/udp"
+	"meshd/routing/control"
 	"meshd/transport"
 	"meshd/transport/punch"
 	"meshd/transport/quic"
 	"meshd/transport/sleeve"
+	"meshd/transport/tcp"
 )
 
 // transportDeps is what transports are made of.
@@ -22,6 +24,8 @@ type transportDeps struct {
 	cfg     config.Config
 	self    frame.PeerName
 	deliver frame.Handler
+	mtu     int               // of our port on the bridge, in bytes
+	tcp     *control.TCP      // the control port
 	mux     *mux.Mux          // nil where no configured transport shares it
 	quic    *quicnet.Endpoint // nil where quic is not configured
 	sockets *sockets
@@ -29,21 +33,33 @@ type transportDeps struct {
 	log     *slog.Logger
 }
 
+// place is where a transport speaks.
+type place int
+
+const (
+	sharedUDP   place = iota // udp.listen, over the mux
+	weaveUDP                 // listen
+	controlPort              // listen, beside sessions over TCP
+)
+
 // transportMakers are the transports there are, one line each, in the order in
 // which all peers announce them, whatever they prefer (weave protocol, section 5):
-// a new one goes before sleeve. Those that are shared use the mux.
+// a new one goes before sleeve.
 var transportMakers = []struct {
-	name   string
-	shared bool
-	open   func(d transportDeps) (transport.Transport, error)
+	name string
+	at   place
+	open func(d transportDeps) (transport.Transport, error)
 }{
-	{"punch", true, func(d transportDeps) (transport.Transport, error) {
+	{"punch", sharedUDP, func(d transportDeps) (transport.Transport, error) {
 		return punch.New(punch.Config{Mux: d.mux, Local: d.self, Deliver: d.deliver, Stray: d.stray, Log: d.log})
 	}},
-	{"quic", true, func(d transportDeps) (transport.Transport, error) {
+	{"quic", sharedUDP, func(d transportDeps) (transport.Transport, error) {
 		return quic.New(quic.Config{Endpoint: d.quic, Local: d.self, Deliver: d.deliver, Log: d.log})
 	}},
-	{"sleeve", false, func(d transportDeps) (transport.Transport, error) {
+	{"tcp", controlPort, func(d transportDeps) (transport.Transport, error) {
+		return tcp.New(tcp.Config{Port: d.tcp, Local: d.self, MTU: d.mtu, Deliver: d.deliver, Log: d.log})
+	}},
+	{"sleeve", weaveUDP, func(d transportDeps) (transport.Transport, error) {
 		conns, err := d.sockets.listen("listen", d.cfg.Listen)
 		if err != nil {
 			return nil, err
@@ -55,22 +71,29 @@ var transportMakers = []struct {
 	}},
 }
 
-// transportShares reports whether a transport uses the mux.
-func transportShares(name string) bool {
+// transportIs reports whether a transport speaks at a place.
+func transportIs(name string, at place) bool {
 	for _, m := range transportMakers {
 		if m.name == name {
-			return m.shared
+			return m.at == at
 		}
 	}
 	return false
 }
 
-// transportListens is where a transport listens.
-func transportListens(cfg config.Config, name string) string {
+// transportShares reports whether a transport uses the mux.
+func transportShares(name string) bool { return transportIs(name, sharedUDP) }
+
+// newTransportReport says where a transport listens, and on which UDP sockets.
+func newTransportReport(cfg config.Config, name string, s *sockets) TransportReport {
+	r := TransportReport{Name: name, Listen: cfg.Listen}
 	if transportShares(name) {
-		return cfg.UDP.Listen
+		r.Listen = cfg.UDP.Listen
 	}
-	return cfg.Listen
+	if !transportIs(name, controlPort) {
+		r.Sockets = s.report(r.Listen)
+	}
+	return r
 }
 
 // transportNames are the names that a configuration may use.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"meshd/config"
+	"meshd/internal/udp"
 	"meshd/transport"
 )
 
@@ -55,11 +57,14 @@ func TestUseTransportRefusesBodies(t *testing.T) {
 	}
 }
 
-// The order of announcing is that of the makers, and sleeve is the last of it.
+// The order of announcing is that of the makers, and sleeve is the last of it. Of
+// preference tcp is.
 func TestTransportsAreAnnouncedInOneOrder(t *testing.T) {
-	names := transportNames()
-	if names[len(names)-1] != "sleeve" {
-		t.Errorf("transports %v: sleeve must be the last", names)
+	if got := strings.Join(transportNames(), " "); got != "punch quic tcp sleeve" {
+		t.Errorf("transports are announced as %s: other meshds count in another order", got)
+	}
+	if got := strings.Join(config.Default().Transports, " "); got != "punch quic sleeve tcp" {
+		t.Errorf("transports are preferred as %s", got)
 	}
 	p := preferences(config.Config{
 		Transports: []string{"sleeve", "punch"},
@@ -76,6 +81,27 @@ func TestTransportsAreAnnouncedInOneOrder(t *testing.T) {
 		if got := strings.Join(p.For(testName(tt.name), netip.MustParseAddr(tt.addr)), " "); got != tt.want {
 			t.Errorf("preferences for %d at %s = %s, want %s", tt.name, tt.addr, got, tt.want)
 		}
+	}
+}
+
+// tcp has no UDP socket of its own, though it listens where sleeve's is.
+func TestTransportReports(t *testing.T) {
+	s := newSockets(udp.Offload{}, slog.New(slog.DiscardHandler))
+	cfg := config.Default()
+	cfg.Listen, cfg.UDP.Listen = "127.0.0.1:0", "127.0.0.1:1"
+	if _, err := s.listen("listen", cfg.Listen); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]TransportReport{
+		"punch": {Listen: "127.0.0.1:1"}, "sleeve": {Listen: "127.0.0.1:0", Sockets: make([]SocketReport, 1)}, "tcp": {Listen: "127.0.0.1:0"},
+	} {
+		got := newTransportReport(cfg, name, s)
+		if got.Name != name || got.Listen != want.Listen || len(got.Sockets) != len(want.Sockets) {
+			t.Errorf("report of %s = %+v, want %+v", name, got, want)
+		}
+	}
+	for _, c := range s.open["127.0.0.1:0"] {
+		c.Close()
 	}
 }
 
@@ -106,7 +132,8 @@ func TestChoiceProblems(t *testing.T) {
 		code   string
 		text   string
 	}{
-		{"fallback", func(_, _ *transport.PathStats) {}, "fallback", "punch to"},
+		{"fallback", func(_, _ *transport.PathStats) {}, "fallback", "frames go over sleeve; let UDP between us"},
+		{"fallback from TCP", func(p, _ *transport.PathStats) { p.Transport = "tcp" }, "fallback", "frames go over sleeve; let TCP between us"},
 		{"left out", func(p, _ *transport.PathStats) { p.Unused = true }, "", ""},
 		{"chosen and down", func(p, _ *transport.PathStats) { p.Pinned = true }, "pin-down",
 			"punch, chosen by hand for 02:00:00:00:00:02(weave02), does not work: blocked; frames go over sleeve until it does"},

@@ -29,6 +29,7 @@ func meshdVariants() (out []variant) {
 		{punchName + "-off", "meshd punch, offload off", meshdVariant{"punch", false, false}},
 		{quicName, "meshd quic", meshdVariant{"quic", false, true}},
 		{quicName + "-off", "meshd quic, offload off", meshdVariant{"quic", false, false}},
+		{tcpName, "meshd tcp", meshdVariant{"tcp", false, true}},
 		{sleeveName, "meshd sleeve", meshdVariant{"sleeve", false, true}},
 		{sleeveName + "-off", "meshd sleeve, offload off", meshdVariant{"sleeve", false, false}},
 		{sleevePWName, "meshd sleeve, password", meshdVariant{"sleeve", true, true}},

@@ -48,6 +48,7 @@ const (
 	sleevePWName  = "sleeve-pw"
 	punchName     = "punch"
 	quicName      = "quic"
+	tcpName       = "tcp"
 )
 
 // variants are all there are, in the order of the tables.

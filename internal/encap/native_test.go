@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -103,7 +104,10 @@ func rewrite(t *testing.T, items []byte) (b []byte) {
 		q, isQuestion := i.Question()
 		a, isAnswer := i.Answer()
 		size, isTested := i.Tested()
+		super, isSuper := i.Super()
 		switch {
+		case isSuper:
+			b = AppendNativeSuper(b, &super)
 		case isFrame:
 			b = AppendNativePacket(b, &p)
 		case isPart:
@@ -319,6 +323,7 @@ func TestNativeItemRefusals(t *testing.T) {
 		return b
 	}
 	fragment := AppendNativePart(nil, &part)
+	super := AppendNativeSuper(nil, &nativePacket)
 	for _, tt := range []struct {
 		name string
 		b    []byte
@@ -333,6 +338,10 @@ func TestNativeItemRefusals(t *testing.T) {
 		{"fragment beyond the end", change(fragment, NativeItemHeader+offFragTotal, 0, 28)},
 		{"fragment of nothing", append([]byte{2, 32, 0, offFragData}, fragment[NativeItemHeader:NativeItemHeader+offFragData]...)},
 		{"fragment of a short frame", append([]byte{2, 32, 0, offFragData + 1}, change(fragment, NativeItemHeader+offFragOffset, 0, 0, 0, 13)[NativeItemHeader:NativeItemHeader+offFragData+1]...)},
+		{"super-frame without hops", change(super, offItemHops, 0)},
+		{"super-frame without destination", change(super, NativeItemHeader+offBodyDst, 0, 0, 0, 0, 0, 0)},
+		{"short super-frame", append([]byte{7, 32, 0, offSuperData + 13}, make([]byte, offSuperData+13)...)},
+		{"super-frame of nothing", []byte{7, 32, 0, 0}},
 		{"short probe", []byte{3, 0, 0, 1, 0}}, {"short reply", []byte{4, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0}},
 		{"short tested", []byte{6, 0, 0, 1, 5}},
 	} {
@@ -371,7 +380,32 @@ func (i NativeItem) usable() bool {
 	_, isQuestion := i.Question()
 	_, isAnswer := i.Answer()
 	_, isTested := i.Tested()
-	return isFrame || isPart || isQuestion || isAnswer || isTested
+	_, isSuper := i.Super()
+	return isFrame || isPart || isQuestion || isAnswer || isTested || isSuper
+}
+
+// A super-frame comes out with all of its Offload but the hint.
+func TestNativeSuper(t *testing.T) {
+	for _, n := range []int{frame.HeaderLen, 5000, NativeSuperMax} {
+		p := nativePacket
+		p.Frame = frame.Frame{Data: bytes.Repeat([]byte{7}, n), Offload: frame.Offload{
+			Flags: 1, GSOType: 0x81, HdrLen: 54, GSOSize: 0x0203, CsumStart: 0x0405, CsumOffset: 0x0607,
+		}}
+		b := AppendNativeSuper([]byte("x"), &p)[1:]
+		if len(b) != NativeSuperHeader+n {
+			t.Errorf("the item has %d bytes, want %d", len(b), NativeSuperHeader+n)
+		}
+		r := NewNativeReader(b)
+		i, _ := r.Next()
+		got, ok := i.Super()
+		p.Frame.Offload.HdrLen = 0
+		if !ok || !reflect.DeepEqual(got, p) {
+			t.Errorf("%d bytes: read %v, %v", n, ok, got.Frame.Offload)
+		}
+		if !bytes.Equal(rewrite(t, b), b) {
+			t.Errorf("%d bytes: written again they are others", n)
+		}
+	}
 }
 
 // A frame that fills a datagram leaves 1413 bytes for its IP packet on Ethernet.
@@ -417,6 +451,7 @@ func FuzzNativeReader(f *testing.F) {
 	f.Add(AppendNativePart(nil, &NativePart{Packet: nativePacket, Total: 21}))
 	f.Add(AppendNativeProbe(AppendNativeReply(nil, NativeAnswer{}), NativeQuestion{}))
 	f.Add(append(AppendNativeTest(nil, 40), 1))
+	f.Add(AppendNativeSuper(nil, &nativePacket))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		given := bytes.Clone(b)
 		r := NewNativeReader(b)

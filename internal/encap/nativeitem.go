@@ -41,12 +41,19 @@ import (
 //	           +------+
 //	           | size |
 //	           +------+
+//	super      0     6     12      13     14     16      18       20       n
+//	           +-----+-----+-------+------+------+-------+--------+--------+
+//	           | src | dst | flags | type | size | start | offset | super- |
+//	           |     |     |       |      |      |       |        | frame  |
+//	           +-----+-----+-------+------+------+-------+--------+--------+
 //
 // src and dst are peer names; hops says how many more neighbours may pass the
 // frame on, the receiver not counted, and is at least 1 there. heard is how many milliseconds ago the sender last had a
 // datagram of the receiver, all ones: never. A reply has its probe's sequence
 // number, and how many datagrams from the neighbour's address did not open. A test
-// is answered with the size in bytes of the datagram that brought it.
+// is answered with the size in bytes of the datagram that brought it. A super-frame
+// has its frame.Offload but for HdrLen before it; no datagram has room for one, but
+// what is sealed like a datagram and carried in a stream.
 const (
 	// NativeItemHeader is the length in bytes of what stands before a body.
 	NativeItemHeader = 4
@@ -54,6 +61,12 @@ const (
 	NativePacketHeader = NativeItemHeader + 2*frame.PeerNameLen
 	// NativeFragmentHeader is the same of a fragment.
 	NativeFragmentHeader = NativePacketHeader + 8
+	// NativeSuperHeader is the same of a super-frame.
+	NativeSuperHeader = NativePacketHeader + 8
+	// NativePacketMax and NativeSuperMax are the lengths in bytes of the longest frame
+	// and super-frame that one item has.
+	NativePacketMax = 65535 - offBodyFrame
+	NativeSuperMax  = 65535 - offSuperData
 
 	offItemHops   = 1
 	offItemLen    = 2
@@ -62,6 +75,7 @@ const (
 	offFragOffset = offBodyFrame + 4
 	offFragTotal  = offBodyFrame + 6
 	offFragData   = offBodyFrame + 8
+	offSuperData  = offBodyFrame + 8
 	probeBody     = 8
 	replyBody     = 8
 	testedBody    = 2
@@ -78,6 +92,7 @@ const (
 	NativeReply    NativeType = 4
 	NativeTest     NativeType = 5
 	NativeTested   NativeType = 6
+	NativeSuper    NativeType = 7
 )
 
 // NativeItem is one item. What its body has is read by the method of its type.
@@ -135,6 +150,22 @@ func (i NativeItem) Packet() (frame.Packet, bool) {
 	}
 	p := frame.Packet{Src: frame.PeerNameOf(b), Dst: frame.PeerNameOf(b[offBodyDst:]), Hops: i.Hops}
 	p.Frame.Data = b[offBodyFrame:]
+	return p, p.Src != 0 && p.Dst != 0
+}
+
+// Super reads a super-frame. It is false for what Packet refuses of a frame. Whether
+// its Offload fits its bytes is for the caller to check (frame.CheckOffload).
+func (i NativeItem) Super() (frame.Packet, bool) {
+	b := i.body
+	if i.Type != NativeSuper || i.Hops == 0 || len(b) < offSuperData+frame.HeaderLen {
+		return frame.Packet{}, false
+	}
+	p := frame.Packet{Src: frame.PeerNameOf(b), Dst: frame.PeerNameOf(b[offBodyDst:]), Hops: i.Hops}
+	o := b[offBodyFrame:]
+	p.Frame = frame.Frame{Data: b[offSuperData:], Offload: frame.Offload{
+		Flags: o[0], GSOType: o[1], GSOSize: binary.BigEndian.Uint16(o[2:]),
+		CsumStart: binary.BigEndian.Uint16(o[4:]), CsumOffset: binary.BigEndian.Uint16(o[6:]),
+	}}
 	return p, p.Src != 0 && p.Dst != 0
 }
 
@@ -217,6 +248,21 @@ func PutNativePacket(b []byte, p *frame.Packet, length int) {
 func AppendNativePacket(b []byte, p *frame.Packet) []byte {
 	var header [NativePacketHeader]byte
 	PutNativePacket(header[:], p, len(p.Frame.Data))
+	return append(append(b, header[:]...), p.Frame.Data...)
+}
+
+// AppendNativeSuper appends a super-frame of at most NativeSuperMax bytes with its
+// Offload.
+func AppendNativeSuper(b []byte, p *frame.Packet) []byte {
+	var header [NativeSuperHeader]byte
+	PutNativePacket(header[:], p, 0)
+	putItem(header[:], NativeSuper, p.Hops, offSuperData+len(p.Frame.Data))
+	o := &p.Frame.Offload
+	h := header[NativePacketHeader:]
+	h[0], h[1] = o.Flags, o.GSOType
+	binary.BigEndian.PutUint16(h[2:], o.GSOSize)
+	binary.BigEndian.PutUint16(h[4:], o.CsumStart)
+	binary.BigEndian.PutUint16(h[6:], o.CsumOffset)
 	return append(append(b, header[:]...), p.Frame.Data...)
 }
 

@@ -8,8 +8,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"golang.org/x/crypto/chacha20poly1305"
+	"golang.org/x/sys/cpu"
 )
 
 // NativeSuite is the cipher of native datagrams.
@@ -28,6 +30,17 @@ func (s NativeSuite) String() string {
 		return "AES-128-GCM"
 	}
 	return "ChaCha20-Poly1305"
+}
+
+// AESHardware reports whether this machine computes AES-GCM in hardware.
+func AESHardware() bool {
+	switch runtime.GOARCH {
+	case "amd64":
+		return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ
+	case "arm64":
+		return cpu.ARM64.HasAES && cpu.ARM64.HasPMULL
+	}
+	return false
 }
 
 // NativeSpent is how many datagrams one key seals at most. A sender changes keys

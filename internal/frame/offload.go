@@ -13,6 +13,17 @@ var ErrOffload = errors.New("offload metadata does not fit the frame")
 // (GSO_BY_FRAGS), which therefore refuses it from outside.
 const gsoByFrags = 0xffff
 
+// MaxSegments is how many frames may be cut from one: a TCP whose peer wants the
+// smallest segments and all options sends 8 bytes in each. A peer's lie of 1 byte
+// would cost more than all else that it could send.
+const MaxSegments = 65536 / 8
+
+// Wild reports whether a super-frame stands for more frames than anybody sends.
+func (f *Frame) Wild() bool {
+	o := &f.Offload
+	return o.GSOType != GSONone && len(f.Data) > MaxSegments*int(o.GSOSize)
+}
+
 // CheckOffload tells whether a frame's Offload can be true of its bytes. Who
 // reads frames with metadata from the kernel or a peer calls it before he
 // hands them on. The error is ErrOffload.

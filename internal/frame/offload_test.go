@@ -119,3 +119,21 @@ func TestHdrLenIsAHint(t *testing.T) {
 		}
 	}
 }
+
+// TestWild: no super-frame stands for more frames than MaxSegments.
+func TestWild(t *testing.T) {
+	for _, tt := range []struct {
+		bytes, size int
+		want        bool
+	}{
+		{65535, 8, false}, {65535, 7, true}, {65535, 0, true}, {MaxSegments, 1, false}, {MaxSegments + 1, 1, true},
+	} {
+		f := Frame{Data: make([]byte, tt.bytes), Offload: Offload{GSOType: GSOTCPv4, GSOSize: uint16(tt.size)}}
+		if got := f.Wild(); got != tt.want {
+			t.Errorf("Wild of %d bytes in segments of %d = %v, want %v", tt.bytes, tt.size, got, tt.want)
+		}
+		if f.Offload.GSOType = GSONone; f.Wild() {
+			t.Errorf("an ordinary frame of %d bytes is wild", tt.bytes)
+		}
+	}
+}

@@ -31,6 +31,10 @@ type Carrier interface {
 // ExportKeyingMaterial(label string, context []byte, length int) ([]byte, error)
 // (RFC 8446, section 7.5): equal at both ends, and of no use to anybody in between.
 // If it has PeerKey() ed25519.PublicKey too, the peer must sign with that key.
+//
+// A Stream of a port that is shared with others than sessions has a method
+// Other(header [HeaderLen]byte) TakeConn: who takes it over where it was accepted and
+// begins with these bytes; nil: nobody.
 type Stream = net.Conn
 
 // streamRTT is the carrier's own idea of the round-trip time; 0: unknown.

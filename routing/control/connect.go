@@ -63,13 +63,18 @@ func pause(ctx context.Context, d time.Duration) bool {
 // greet shakes hands over a new stream of a carrier and adds the session to the
 // mesh. t is the target that was dialled, nil for an accepted stream; expect is the peer that
 // discovery says is there, 0 where any will do: another one is an error, though the
-// session is kept. After all other errors the stream is closed.
+// session is kept. After all other errors the stream is closed. An accepted stream that
+// is not a session's is handed to whose it is.
 func (m *Mesh) greet(ctx context.Context, stream Stream, carrier string, t *target, expect frame.PeerName) (err error) {
 	s := &session{
 		stream: stream, carrier: carrier, dialled: t != nil, target: t, addr: addrPort(stream.RemoteAddr()),
 		out: newOutQueue(), answer: rate.NewLimiter(answersPerSec, answersBurst),
 	}
 	if err := s.shakeHands(ctx, m); err != nil {
+		if other, ok := errors.AsType[*notOursError](err); ok {
+			other.take(ctx, stream)
+			return nil
+		}
 		stream.Close()
 		return err
 	}

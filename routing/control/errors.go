@@ -25,6 +25,11 @@ var (
 // errTargetForm says how a target is written.
 var errTargetForm = errors.New("wanted host[:port], tcp://host[:port] or quic://host[:port]; IPv6 in brackets when with a port")
 
+// notOursError says that an accepted stream is not a session's, and whose it is.
+type notOursError struct{ take TakeConn }
+
+func (e *notOursError) Error() string { return "the connection is not one of a session" }
+
 // collisionError says that two hosts have one peer name. It is never retried:
 // one of them must be renamed.
 type collisionError struct {

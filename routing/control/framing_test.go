@@ -460,7 +460,7 @@ func fuzzReadMessage(f *testing.F, version int) {
 			continue
 		}
 		_, _, incoming := c.end(f, true)
-		f.Add(incoming[headerLen:])
+		f.Add(incoming[HeaderLen:])
 		for _, m := range c.Messages {
 			f.Add([]byte(m.Wire))
 		}

@@ -12,9 +12,9 @@ const (
 	MaxProtocol = 2
 )
 
-// headerLen is the length of the protocol header in bytes: magic, lowest and
+// HeaderLen is the length of the protocol header in bytes: magic, lowest and
 // highest protocol version.
-const headerLen = len(headerMagic) + 2
+const HeaderLen = len(headerMagic) + 2
 
 const headerMagic = "weave"
 
@@ -32,11 +32,11 @@ func appendHeader(dst []byte, lowest, highest byte) []byte {
 
 // chooseVersion reads the other end's header and gives the protocol version to
 // speak. lowest and highest are ours.
-func chooseVersion(header [headerLen]byte, lowest, highest byte) (int, error) {
+func chooseVersion(header [HeaderLen]byte, lowest, highest byte) (int, error) {
 	if !bytes.HasPrefix(header[:], []byte(headerMagic)) {
 		return 0, fmt.Errorf("%w: it began with %q", ErrNotWeave, header[:len(headerMagic)])
 	}
-	theirLowest, theirHighest := header[headerLen-2], header[headerLen-1]
+	theirLowest, theirHighest := header[HeaderLen-2], header[HeaderLen-1]
 	version := min(highest, theirHighest)
 	if max(lowest, theirLowest) > version {
 		return 0, fmt.Errorf("%w: we accept %d to %d, the peer %d to %d",

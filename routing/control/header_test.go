@@ -31,7 +31,7 @@ func TestChooseVersion(t *testing.T) {
 		{1, 2, "\x00\x00\x00\x00\x00\x00\x00", 0, ErrNotWeave},
 	}
 	for _, tt := range tests {
-		got, err := chooseVersion([headerLen]byte([]byte(tt.header)), tt.lowest, tt.highest)
+		got, err := chooseVersion([HeaderLen]byte([]byte(tt.header)), tt.lowest, tt.highest)
 		if got != tt.want || !errors.Is(err, tt.err) {
 			t.Errorf("chooseVersion(%q, %d, %d) = %d, %v, want %d, %v",
 				tt.header, tt.lowest, tt.highest, got, err, tt.want, tt.err)

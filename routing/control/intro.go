@@ -63,6 +63,9 @@ type HandshakeConfig struct {
 // Over a secure stream (see Stream) the protocol is version 2 without weave's
 // encryption, and a password is proved by a feature: see proof.go.
 //
+// A *notOursError is returned where the stream is not a session's: it may be taken
+// over by somebody else then.
+//
 // Errors: ErrNotWeave, ErrVersion, *PasswordMismatch, ErrWrongPassword,
 // ErrLowOrder, ErrIdentity, ErrMessageTooLong, ErrFeatures, os.ErrDeadlineExceeded for the
 // timeout, ctx's, and those of conn.
@@ -154,9 +157,9 @@ func (h *handshake) send(b []byte) func() error {
 func (h *handshake) header() (version int, err error) {
 	lowest := cmp.Or(h.cfg.MinVersion, MinProtocol)
 	highest := cmp.Or(h.cfg.MaxVersion, MaxProtocol)
-	var theirs [headerLen]byte
+	var theirs [HeaderLen]byte
 	err = h.exchange("exchange headers", h.send(appendHeader(nil, lowest, highest)), func() error {
-		n, err := io.ReadFull(h.c.in.r, theirs[:])
+		n, err := io.ReadFull(h.c.Net, theirs[:]) // and no more: what follows may not be ours
 		if err != nil && n == 0 && !errors.Is(err, os.ErrDeadlineExceeded) {
 			err = fmt.Errorf("%w: %w", errUnspoken, err)
 		}
@@ -164,6 +167,13 @@ func (h *handshake) header() (version int, err error) {
 	})
 	if err != nil {
 		return 0, err
+	}
+	if o, ok := h.c.Net.(interface {
+		Other([HeaderLen]byte) TakeConn
+	}); ok && !h.cfg.Dialled {
+		if take := o.Other(theirs); take != nil {
+			return 0, &notOursError{take}
+		}
 	}
 	return chooseVersion(theirs, lowest, highest)
 }

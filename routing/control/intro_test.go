@@ -382,7 +382,7 @@ func TestOwnFeaturesAreChecked(t *testing.T) {
 	if !errors.Is(err, ErrFeatures) || !strings.Contains(err.Error(), "our own") {
 		t.Errorf("Handshake = %v, want %v of our own", err, ErrFeatures)
 	}
-	if script.out.Len() != headerLen {
+	if script.out.Len() != HeaderLen {
 		t.Errorf("%d bytes were sent, want the header", script.out.Len())
 	}
 }

@@ -15,10 +15,18 @@ import (
 // minutes.
 const dialTimeout = 5 * time.Second
 
-// TCP is the carrier that stock routers use: weave protocol section 1.1.
+// TCP is the carrier that stock routers use: weave protocol section 1.1. Its port is
+// shared with whoever takes connections that do not begin as weave's, see Handle.
 type TCP struct {
 	listener *net.TCPListener
+	others   map[[HeaderLen]byte]TakeConn
 }
+
+// TakeConn takes over an accepted connection whose first HeaderLen bytes were read,
+// while weave's header was sent on it as on all others. It blocks until it knows what
+// to do with it, not longer than a few seconds or until ctx is done: meanwhile the
+// connection counts as an unfinished handshake. Deadlines are set on it.
+type TakeConn = func(ctx context.Context, c net.Conn)
 
 var _ Carrier = (*TCP)(nil)
 
@@ -30,8 +38,12 @@ func ListenTCP(ctx context.Context, addr string) (*TCP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on control port %s: %w", addr, err)
 	}
-	return &TCP{listener: l.(*net.TCPListener)}, nil
+	return &TCP{listener: l.(*net.TCPListener), others: map[[HeaderLen]byte]TakeConn{}}, nil
 }
+
+// Handle has take take the connections that begin with header. It must be called
+// before Accept.
+func (t *TCP) Handle(header [HeaderLen]byte, take TakeConn) { t.others[header] = take }
 
 // Name is CarrierTCP.
 func (t *TCP) Name() string { return CarrierTCP }
@@ -52,7 +64,7 @@ func (t *TCP) Dial(ctx context.Context, addr netip.AddrPort) (Stream, error) {
 		}
 		return nil, err
 	}
-	return &tcpStream{c.(*net.TCPConn)}, nil
+	return &tcpStream{TCPConn: c.(*net.TCPConn)}, nil
 }
 
 // Accept waits for a connection. ctx ends it by closing the listener.
@@ -62,11 +74,17 @@ func (t *TCP) Accept(ctx context.Context) (Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tcpStream{c}, nil
+	return &tcpStream{c, t.others}, nil
 }
 
 // tcpStream is a TCP connection with what the kernel knows of it.
-type tcpStream struct{ *net.TCPConn }
+type tcpStream struct {
+	*net.TCPConn
+	others map[[HeaderLen]byte]TakeConn // of an accepted one
+}
+
+// Other is who takes the stream over if it begins with header; nil: it is a session's.
+func (s *tcpStream) Other(header [HeaderLen]byte) TakeConn { return s.others[header] }
 
 // RTT is the kernel's smoothed round-trip time, TCP_INFO; 0: unknown.
 func (s *tcpStream) RTT() (rtt time.Duration) {

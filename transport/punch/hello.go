@@ -6,9 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
-
-	"golang.org/x/sys/cpu"
 
 	"meshd/internal/encap"
 )
@@ -86,17 +83,6 @@ func (a abilities) suite() encap.NativeSuite {
 		return encap.NativeAES
 	}
 	return encap.NativeChaCha
-}
-
-// aesHardware reports whether this machine computes AES-GCM in hardware.
-func aesHardware() bool {
-	switch runtime.GOARCH {
-	case "amd64":
-		return cpu.X86.HasAES && cpu.X86.HasPCLMULQDQ
-	case "arm64":
-		return cpu.ARM64.HasAES && cpu.ARM64.HasPMULL
-	}
-	return false
 }
 
 // secretLabel separates this use of a session's secret from all others.

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"meshd/internal/encap"
 	"meshd/internal/frame"
 	"meshd/internal/mux"
 	"meshd/transport"
@@ -90,7 +91,7 @@ func New(c Config) (*Transport, error) {
 	case !t.local.Valid():
 		return nil, fmt.Errorf("punch: our name: %w", frame.ErrPeerName)
 	}
-	if !c.NoAES && aesHardware() {
+	if !c.NoAES && encap.AESHardware() {
 		t.can |= canAES
 	}
 	t.paths.Store(&pathMap{})

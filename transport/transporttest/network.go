@@ -63,6 +63,7 @@ type Network struct {
 	plain   Link
 	flights flights
 	order   uint64
+	streams uint16 // that were opened
 	seen    []func(Datagram)
 }
 
@@ -86,7 +87,7 @@ func NewNetwork(seed uint64, l Link) *Network {
 func (n *Network) Host(addrs ...netip.Addr) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	h := &Host{net: n, addrs: addrs, sockets: map[netip.AddrPort]*Socket{}}
+	h := &Host{net: n, addrs: addrs, sockets: map[netip.AddrPort]*Socket{}, listeners: map[netip.AddrPort]*StreamListener{}}
 	for _, a := range addrs {
 		n.hosts[a] = h
 	}
@@ -256,10 +257,13 @@ func (f *flights) Pop() any {
 
 // Host has addresses and sockets.
 type Host struct {
-	net     *Network
-	addrs   []netip.Addr
-	nat     *NAT
-	sockets map[netip.AddrPort]*Socket // guarded by net.mu
+	net   *Network
+	addrs []netip.Addr
+	nat   *NAT
+
+	// Guarded by net.mu.
+	sockets   map[netip.AddrPort]*Socket
+	listeners map[netip.AddrPort]*StreamListener
 }
 
 // Addr is the host's first address.

@@ -1,0 +1,462 @@
+package tcp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"meshd/internal/encap"
+	"meshd/internal/frame"
+	"meshd/internal/pathstate"
+	"meshd/transport"
+)
+
+// answersPerSecond is how many probes of a neighbour are answered.
+const answersPerSecond = 100
+
+// Times of a path.
+const (
+	helloEvery  = time.Second            // a hello that found no room in the connection's queue
+	eagerEvery  = 100 * time.Millisecond // between probes to begin with
+	eagerFor    = time.Second
+	giveUpAfter = 5 * time.Second // a connection over which the path is down
+)
+
+// Why a path or its connection ends.
+var (
+	errControlLost = errors.New("control connection lost")
+	errReplaced    = errors.New("too many newer paths to this neighbour")
+	errEnding      = errors.New("the path is ending")
+	errDead        = errors.New("the path is down over it")
+)
+
+// path is one way to a neighbour. The data plane (Send, Flush) takes tx.mu only;
+// the goroutines that feed and receive take that, and mu for what is not a frame;
+// Run's takes both.
+type path struct {
+	t       *Transport
+	session transport.Session
+	log     *slog.Logger
+	index   uint64 // of our path; written by Transport.add
+	tx      sender
+
+	heard     atomic.Int64  // of the last record: nanoseconds from t.epoch; 0: none
+	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
+	redial    chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
+	evicted   chan struct{} // closed by evict
+	evictOnce sync.Once
+	met       chan struct{} // closed by meetLocked when both hellos are there
+	answers   *rate.Limiter
+
+	mu        sync.Mutex      // guards below; taken before tx.mu
+	ctx       context.Context // of what runs for the path; nil: it does not run
+	wg        sync.WaitGroup  // of that; Go is called with mu held and ctx not done
+	bound     *bound          // nil: no connection yet
+	bindings  uint64          // connections that were the path's, the one in use included
+	rekeys    uint64          // of those before it
+	lastErr   error           // of the last attempt to connect, or why the connection ended
+	hello     []byte          // ours; nil: not made yet
+	theirs    []byte          // the neighbour's; nil: has not come
+	neighbour hello           // what it says
+	key       []byte          // see pathKey; nil: a hello is missing
+	greeted   bool            // ours was sent
+	greetAt   time.Time
+	helloErr  error     // theirs cannot be used
+	lost      bool      // the control connection is gone
+	due       time.Time // when Run wanted to wake up
+	probedAt  time.Time
+	upAt      time.Time // when the path was up last, or began
+	life      pathstate.Life
+	prober    pathstate.Prober
+}
+
+var _ transport.Path = (*path)(nil)
+
+// bound is a connection that a path has.
+type bound struct {
+	conn   net.Conn
+	addr   netip.AddrPort // the other end
+	since  time.Time
+	seal   *encap.NativeSeal // of the goroutine that feeds
+	open   *encap.NativeOpen // of the one that receives
+	rekeys atomic.Uint64
+	cancel context.CancelFunc
+	ended  bool // it does not work any more; guarded by path.mu
+}
+
+func newPath(t *Transport, s transport.Session) *path {
+	p := &path{
+		t: t, session: s, log: t.log.With("peer", s.Remote.Name),
+		wake: make(chan struct{}, 1), redial: make(chan struct{}, 1),
+		evicted: make(chan struct{}), met: make(chan struct{}),
+		answers: rate.NewLimiter(answersPerSecond, answersPerSecond),
+	}
+	p.tx.counters, p.tx.more = s.Counters, make(chan struct{}, 1)
+	return p
+}
+
+// Send implements transport.Sender.
+func (p *path) Send(pk frame.Packet) error { return p.tx.send(&pk) }
+
+// Flush implements transport.Sender.
+func (p *path) Flush() error {
+	p.tx.flush()
+	return nil
+}
+
+// Run implements transport.Path. It returns an error when the control connection
+// is lost and the path does not work either.
+func (p *path) Run(ctx context.Context, report func(transport.State)) error {
+	if err := p.t.add(p); err != nil {
+		return err
+	}
+	defer p.t.remove(p)
+	inner, cancel := context.WithCancel(ctx)
+	defer p.end(cancel)
+	p.begin(inner)
+	r := transport.NewReporter(report, p.log)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	done := p.session.Done
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.evicted:
+			return errReplaced
+		case <-done:
+			done = nil
+			p.controlLost(time.Now())
+		case <-p.wake:
+		case <-timer.C:
+		}
+		now := time.Now()
+		todo := p.step(now)
+		p.carryOut(now, todo)
+		r.Tell(now, todo.state)
+		if todo.err != nil {
+			return todo.err
+		}
+		timer.Reset(time.Until(todo.due))
+	}
+}
+
+// begin makes our hello, and begins to dial where that is ours to do.
+func (p *path) begin(ctx context.Context) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ctx, p.upAt = ctx, now
+	p.life.Begin(now, true)
+	p.hello = hello{index: p.index, mtu: p.t.mtu, can: p.t.can}.append(nil)
+	p.meetLocked()
+	if p.session.Dialled {
+		p.wg.Go(func() { p.dial(ctx) })
+	}
+}
+
+// end ends what runs for the path and waits for it.
+func (p *path) end(cancel context.CancelFunc) {
+	p.mu.Lock()
+	cancel()
+	b := p.bound
+	p.bound = nil
+	p.mu.Unlock()
+	if b != nil {
+		p.leave(b)
+	}
+	p.wg.Wait()
+}
+
+// orders is what a step found to be done.
+type orders struct {
+	hello []byte // nil: none
+	probe bool   // with the sequence number
+	seq   uint32
+	give  *bound // to be given up; nil: none
+	state transport.State
+	due   time.Time
+	err   error
+}
+
+// step moves all that depends on time on to now.
+func (p *path) step(now time.Time) orders {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
+		p.life.Stalled(now, late)
+	}
+	p.life.Judge(now, p.heardAt(), p.bound != nil, p.lost)
+	if p.life.Up {
+		p.upAt = now
+	}
+	var o orders
+	if p.lost && !p.life.Up {
+		o.err = errControlLost
+	}
+	if !p.greeted && !p.lost && !now.Before(p.greetAt) {
+		p.greetAt = now.Add(helloEvery)
+		o.hello = p.hello
+	}
+	p.probeLocked(now, &o)
+	if at := p.giveUpAtLocked(); !at.IsZero() && !now.Before(at) {
+		o.give = p.bound
+	}
+	o.state = p.stateLocked(now, o.err)
+	o.due = p.dueLocked(now)
+	p.due = o.due
+	return o
+}
+
+// giveUpAtLocked is when a connection over which the path is down is given up, so
+// that it keeps no memory; zero: not.
+func (p *path) giveUpAtLocked() time.Time {
+	if p.life.Up || !p.connectedLocked() {
+		return time.Time{}
+	}
+	at := p.bound.since
+	if p.upAt.After(at) {
+		at = p.upAt
+	}
+	return at.Add(giveUpAfter)
+}
+
+// connectedLocked reports whether there is a connection that has not ended.
+func (p *path) connectedLocked() bool { return p.bound != nil && !p.bound.ended }
+
+// HandleControl implements transport.Path. Only the neighbour's first hello
+// counts; unknown tags are ignored.
+func (p *path) HandleControl(tag byte, msg []byte) {
+	if tag != tagHello {
+		return
+	}
+	p.mu.Lock()
+	if p.theirs == nil && p.helloErr == nil {
+		if p.neighbour, p.helloErr = parseHello(msg); p.helloErr == nil {
+			p.theirs = slices.Clone(msg)
+			p.meetLocked()
+		}
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
+// meetLocked derives the key as soon as both hellos are there.
+func (p *path) meetLocked() {
+	if p.hello == nil || p.theirs == nil {
+		return
+	}
+	dialler, acceptor := p.hello, p.theirs
+	if !p.session.Dialled {
+		dialler, acceptor = acceptor, dialler
+	}
+	if p.key, p.helloErr = pathKey(p.session.Secret, dialler, acceptor); p.helloErr == nil {
+		p.tx.fit(p.neighbour.mtu)
+		close(p.met)
+	}
+}
+
+// bindKey is what both ends prove that they know, and the neighbour's index. Both
+// hellos are there.
+func (p *path) bindKey() (key []byte, index uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.key, p.neighbour.index
+}
+
+// take makes a connection the path's, in place of the one before.
+func (p *path) take(c net.Conn, s secrets) error {
+	b, err := p.bind(c, s)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx == nil || p.ctx.Err() != nil {
+		return errEnding
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	b.cancel = cancel
+	old := p.bound
+	p.bound = b
+	p.bindings++
+	p.lastErr = nil
+	p.prober.Hurry()
+	if old != nil {
+		p.rekeys += old.rekeys.Load()
+		p.wg.Go(func() { p.leave(old) })
+	}
+	p.tx.open(b)
+	p.wg.Go(func() { p.feed(ctx, b) })
+	p.wg.Go(func() { p.receive(ctx, b) })
+	p.rouse()
+	return nil
+}
+
+// bind makes the ciphers of a connection.
+func (p *path) bind(c net.Conn, s secrets) (*bound, error) {
+	out, in := s.fromDialler, s.fromAcceptor
+	if !p.session.Dialled {
+		out, in = in, out
+	}
+	p.mu.Lock()
+	suite := (p.t.can & p.neighbour.can).suite()
+	p.mu.Unlock()
+	b := &bound{conn: c, addr: addrPort(c.RemoteAddr()), since: time.Now()}
+	var err error
+	if b.seal, err = encap.NewNativeSeal(out, suite, 0); err != nil {
+		return nil, fmt.Errorf("make the sealing cipher: %w", err)
+	}
+	if b.open, err = encap.NewNativeOpen(in, suite); err != nil {
+		return nil, fmt.Errorf("make the opening cipher: %w", err)
+	}
+	p.log.Debug("TCP connection for a path", "addr", b.addr, "cipher", suite)
+	return b, nil
+}
+
+// addrPort is the address of a connection's end.
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// leave gives a connection up.
+func (p *path) leave(b *bound) {
+	b.cancel()
+	p.tx.close(b)
+	discard(b.conn)
+}
+
+// broken notes that a connection does not work any more.
+func (p *path) broken(b *bound, err error) {
+	p.leave(b)
+	p.mu.Lock()
+	if p.bound == b && !b.ended {
+		b.ended, p.lastErr = true, err
+		p.log.Debug("TCP connection of a path ended", "addr", b.addr, "err", err)
+	}
+	p.mu.Unlock()
+	select {
+	case p.redial <- struct{}{}:
+	default:
+	}
+	p.rouse()
+}
+
+func (p *path) stateLocked(now time.Time, err error) transport.State {
+	s := transport.State{
+		Up: p.life.Up && err == nil, RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now), MTU: p.neighbour.mtu,
+		Encrypted: true, Authenticated: p.session.Authenticated, Handshakes: p.bindings, Rekeys: p.rekeys,
+	}
+	// A connection that has ended is known to carry nothing until the next one.
+	s.Doubtful = s.Up && (p.life.Doubtful(now, p.heardAt()) || !p.connectedLocked())
+	if p.bound != nil {
+		s.Addr = p.bound.addr
+		s.Rekeys += p.bound.rekeys.Load()
+	}
+	if !s.Up {
+		s.Why = p.whyLocked(err)
+	}
+	return s
+}
+
+// whyLocked says what the path lacks to be up.
+func (p *path) whyLocked(err error) string {
+	switch {
+	case err != nil:
+		return err.Error()
+	case p.helloErr != nil:
+		return p.helloErr.Error()
+	case p.theirs == nil:
+		return "waiting for the neighbour's hello"
+	case p.lastErr != nil:
+		return p.lastErr.Error()
+	case p.bound == nil && p.session.Dialled:
+		return "connecting"
+	case p.bound == nil:
+		return "waiting for the neighbour's connection"
+	case p.life.Why != "":
+		return p.life.Why
+	case p.heard.Load() == 0:
+		return "nothing from the neighbour yet"
+	}
+	return "the neighbour has not answered"
+}
+
+// dueLocked is when step has to be called next.
+func (p *path) dueLocked(now time.Time) time.Time {
+	due := p.life.Due(now, p.heardAt())
+	earliest := func(t time.Time) {
+		if !t.IsZero() && t.Before(due) {
+			due = t
+		}
+	}
+	if !p.greeted && !p.lost {
+		earliest(p.greetAt)
+	}
+	earliest(p.probeDueLocked(now))
+	earliest(p.giveUpAtLocked())
+	return due
+}
+
+// carryOut does what a step ordered.
+func (p *path) carryOut(now time.Time, o orders) {
+	if o.hello != nil && p.session.SendControl(tagHello, o.hello) == nil {
+		p.mu.Lock()
+		p.greeted = true // otherwise again: Done tells if the connection is gone
+		p.mu.Unlock()
+	}
+	if o.probe {
+		p.tx.note(encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.heardAgo(now)}))
+	}
+	if o.give != nil {
+		p.broken(o.give, errDead)
+	}
+	p.tx.tend(now)
+}
+
+// controlLost is told once that the control connection is gone.
+func (p *path) controlLost(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = true
+	p.life.Question(now)
+	p.prober.Hurry()
+}
+
+// evict makes Run end.
+func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
+
+// rouse makes Run look at once.
+func (p *path) rouse() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// alive notes that a record of the neighbour was read, and reports whether it was the
+// first.
+func (p *path) alive(now time.Time) (first bool) {
+	return p.heard.Swap(max(int64(now.Sub(p.t.epoch)), 1)) == 0
+}
+
+// heardAt is when the last record was read; zero: none was.
+func (p *path) heardAt() time.Time {
+	if d := p.heard.Load(); d != 0 {
+		return p.t.epoch.Add(time.Duration(d))
+	}
+	return time.Time{}
+}
