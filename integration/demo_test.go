@@ -85,6 +85,21 @@ func TestDemo(t *testing.T) {
 		}
 		nothingLeft(t)
 	})
+	t.Run("NAT", func(t *testing.T) {
+		out, code := demo(t, "", "--nat")
+		if code != 0 {
+			t.Fatalf("exit code %d, want 0:\n%s", code, out)
+		}
+		for _, want := range []string{
+			"relayed through weave01", "direct over", "NAT with endpoint-independent mapping", "healed", "the direct way goes on",
+			"no namespace, process or file of the demo is left",
+		} {
+			if !strings.Contains(out, want) {
+				t.Errorf("output has no %q:\n%s", want, out)
+			}
+		}
+		nothingLeft(t)
+	})
 	t.Run("kept", func(t *testing.T) {
 		out, code := demo(t, "", "--keep")
 		defer demo(t, "", "--remove") // should the test end before it does

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"meshd/internal/lab"
 	"meshd/nat"
@@ -19,7 +20,7 @@ type natReport struct {
 
 // TestNATClasses: `meshd nat` says of each NAT in the kernel what it is in RFC 4787's
 // words, the same as of the one in memory of that name. Two peers can be reached, and one
-// behind a NAT of its own helps to measure filtering.
+// behind a NAT of its own, which looks for no ways, helps to measure filtering.
 func TestNATClasses(t *testing.T) {
 	mapping := map[nattest.Dependence]nat.Mapping{
 		nattest.EndpointIndependent: nat.EndpointIndependent, nattest.AddressDependent: nat.AddressDependent, nattest.AddressAndPortDependent: nat.AddressPortDependent,
@@ -30,16 +31,20 @@ func TestNATClasses(t *testing.T) {
 	w := newNATWorld(t)
 	second, site := w.behind("weave02", lab.SiteConfig{})
 	helper, _ := w.behind("helper", lab.SiteConfig{NAT: lab.NATSymmetric})
+	helper.Args = append(helper.Args, "--discovery=false")
 	w.public.up()
 	second.start(w.target)
 	helper.start(w.target, site.Inside().String())
-	w.joined(w.public, second, helper)
+	w.joined(w.public, second)
+	w.reach(w.public, second, helper)
 	for _, kind := range lab.NATKinds() {
 		t.Run(string(kind), func(t *testing.T) {
 			x, _ := w.behind("x-"+string(kind), lab.SiteConfig{NAT: kind})
 			x.start(w.target, site.Inside().String())
 			x.ready()
 			defer x.down()
+			w.reach(x, helper)
+			time.Sleep(2 * time.Second) // for announcements, so that one look is enough: helpers send a handful only
 			want := nat.Behaviour{Mapping: nat.NoNAT, Filtering: nat.OpenFiltering}
 			if seen := nattest.Kind(kind).Seen(); kind == lab.NATUDPBlocked {
 				want = nat.Behaviour{Mapping: nat.UnknownMapping, Filtering: nat.UnknownFiltering, Blocked: true}
@@ -56,7 +61,7 @@ func TestNATClasses(t *testing.T) {
 					return lab.Final(err)
 				}
 				if b := r.IPv4; b.Mapping != want.Mapping || b.Filtering != want.Filtering || b.Blocked != want.Blocked {
-					return fmt.Errorf("%+v, want %+v", b, want)
+					return fmt.Errorf("%s and %s, blocked %v; want %s and %s, blocked %v", b.Mapping, b.Filtering, b.Blocked, want.Mapping, want.Filtering, want.Blocked)
 				}
 				return nil
 			})

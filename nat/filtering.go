@@ -131,7 +131,7 @@ func (a *Agent) probe(from frame.PeerName, s signal, reply func([]byte)) {
 	to := s.Candidates[0].Addr
 	a.mu.Lock()
 	p := a.peers[from]
-	there := p != nil && (!p.Session || p.Data.Addr() == to.Addr() || p.Addr.Addr() == to.Addr())
+	there := p == nil || !p.Session || p.Data.Addr() == to.Addr() || p.Addr.Addr() == to.Addr()
 	a.mu.Unlock()
 	if !there || Usable(to) != "" || a.refuse(to.Addr()) != "" {
 		a.refused.Add(1)

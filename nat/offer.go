@@ -168,7 +168,11 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 	for _, b := range []*Behaviour{&v4, &v6} {
 		for _, x := range b.Answers {
 			if x.Err == "" {
-				wg.Go(func() { b.Filtering = a.filtering(ctx, x.Mapped) })
+				wg.Go(func() {
+					if f := a.filtering(ctx, x.Mapped); f != UnknownFiltering { // else what was measured before
+						b.Filtering = f
+					}
+				})
 				break
 			}
 		}

@@ -80,7 +80,7 @@ func (b Behaviour) String() string {
 		return "not measured: no STUN server is known"
 	case b.Blocked:
 		return "UDP seems to be blocked: no STUN server answered"
-	case b.Mapping == NoNAT && b.Filtering != OpenFiltering && b.Filtering != UnknownFiltering:
+	case b.Mapping == NoNAT && (b.Filtering == AddressFiltering || b.Filtering == AddressPortFiltering):
 		return fmt.Sprintf("no NAT, but a firewall with %s filtering", b.Filtering)
 	case b.Mapping == NoNAT:
 		return "no NAT"

@@ -33,8 +33,9 @@ const (
 const (
 	eagerEvery   = 100 * time.Millisecond // between probes to begin with
 	eagerFor     = time.Second
-	helloEvery   = time.Second      // a hello that found no room in the connection's queue
-	routeEvery   = 10 * time.Second // how often the kernel is asked for the route's MTU
+	holdBack     = 300 * time.Millisecond // for the dialler's first datagram
+	helloEvery   = time.Second            // a hello that found no room in the connection's queue
+	routeEvery   = 10 * time.Second       // how often the kernel is asked for the route's MTU
 	suspectEvery = time.Second
 	hintEvery    = 100 * time.Millisecond // between hints that are followed
 	defaultRoute = 1500                   // MTU in bytes where the kernel knows no route

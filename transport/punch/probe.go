@@ -14,6 +14,11 @@ func (p *path) probeDueLocked(now time.Time) time.Time {
 	if p.readyAt.IsZero() || p.socket == nil {
 		return time.Time{}
 	}
+	// The one that was dialled lets the other one begin: a datagram that comes to the
+	// dialler's gateway before one has left may take the dialler's port there.
+	if hold := p.readyAt.Add(holdBack); !p.session.Dialled && p.heard.Load() == 0 && now.Before(hold) {
+		return hold
+	}
 	due := p.prober.Due(now, &p.life)
 	if !p.life.Up && now.Sub(p.eagerAt) < eagerFor {
 		if eager := p.probedAt.Add(eagerEvery); eager.Before(due) {
