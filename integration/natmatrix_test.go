@@ -150,6 +150,7 @@ func cell(t *testing.T, a, b string) cellResult {
 		})
 		time.Sleep(time.Second) // what is lost or doubled by the move shows
 	}
+	hold(w.world, ha, hb, r.Path)
 	stats := ping.Stop(5 * time.Second)
 	r.FloodsLost, r.FloodsTwice = floods.end()
 	r.Lost = max(0, stats.Lost()-before.Lost())
@@ -168,6 +169,22 @@ func cell(t *testing.T, a, b string) cellResult {
 		w.Errorf("why says %q, not %s", r.Why, want)
 	}
 	return r
+}
+
+// hold watches the path for MESHD_NATHOLD, 5m for example: it may not change.
+func hold(w *world, a, b *host, path string) {
+	w.Helper()
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("MESHD_NATHOLD"), "0s"))
+	w.must(err)
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+		for _, x := range []struct{ from, to *host }{{a, b}, {b, a}} {
+			answer, text, err := x.from.why(w.within(patience), x.to)
+			w.must(err)
+			if answer.Path != path {
+				w.Fatalf("%s to %s was %s and is %s: %s", x.from.NickName, x.to.NickName, path, answer.Path, text)
+			}
+		}
+	}
 }
 
 // floods is a series of broadcasts from one container that another one counts.

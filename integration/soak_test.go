@@ -10,11 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"meshd/internal/lab"
 	"meshd/internal/lab/peer"
 )
 
 const (
 	soakHosts = 4
+	soakNATs  = 2 // hosts behind NATs besides
 	// soakTime is how long TestSoak harms the mesh unless MESHD_SOAK says another
 	// time.
 	soakTime = 40 * time.Second
@@ -26,10 +28,11 @@ const (
 )
 
 // TestSoak harms a mesh at random: hosts are killed, restarted, frozen, cut off
-// and given other addresses, bridges are deleted. Afterwards everything is as it
-// was.
+// and given other addresses, bridges are deleted, NATs reboot. Afterwards everything
+// is as it was.
 //
 //	weave01 … weave04 on one LAN, with a container each
+//	weave05, weave06 behind NATs of their own on that LAN
 func TestSoak(t *testing.T) {
 	t.Parallel()
 	limit := soakTime
@@ -57,6 +60,7 @@ type soak struct {
 	r     *rand.Rand
 	lan   *lan
 	boxes []*box
+	nats  map[*host]*lab.NAT // what a host is behind
 	// witness is never killed, so that what it uses can be compared.
 	witness *host
 	harmed  map[*host]func() // how to heal it
@@ -74,6 +78,10 @@ func newSoak(t *testing.T) *soak {
 		s.host(fmt.Sprintf("weave%02d", i+1), s.lan.at(addr+"/24"))
 		all = append(all, addr)
 	}
+	s.nats = map[*host]*lab.NAT{}
+	for i := range soakNATs {
+		s.addNAT(i)
+	}
 	for _, h := range s.hosts {
 		h.start(all...)
 	}
@@ -82,6 +90,22 @@ func newSoak(t *testing.T) *soak {
 	s.boxes = s.world.boxes(s.hosts...)
 	s.answers(s.boxes...)
 	return s
+}
+
+// addNAT adds a host behind a NAT on the LAN.
+func (s *soak) addNAT(i int) {
+	s.Helper()
+	s.needNFT()
+	nick := fmt.Sprintf("weave%02d", soakHosts+i+1)
+	nat, err := s.lab.NAT(nick+"-gw", lab.NATPortRestricted)
+	s.must(err)
+	inside, err := s.lab.Switch(nick + "-lan")
+	s.must(err)
+	s.must(s.lan.Plug(nat.Namespace, lab.NATOutside, netip.MustParsePrefix(fmt.Sprintf("10.0.0.%d/24", 50+i))))
+	s.must(inside.Plug(nat.Namespace, lab.NATInside, netip.MustParsePrefix(fmt.Sprintf("192.168.%d.1/24", 50+i))))
+	h := s.host(nick, plug{lan: &lan{inside, nick + "-lan"}, addrs: []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("192.168.%d.2/24", 50+i))}})
+	h.gateway(fmt.Sprintf("192.168.%d.1", 50+i))
+	s.nats[h] = nat
 }
 
 // round harms one host or heals one, and lets the mesh find together at times.
@@ -94,7 +118,12 @@ func (s *soak) round() {
 		heal()
 		return
 	}
-	harms := []func(*host){s.mute, s.freeze, s.dropBridge, s.moveAddress, s.settle}
+	harms := []func(*host){s.freeze, s.dropBridge, s.settle}
+	if s.nats[h] == nil {
+		harms = append(harms, s.mute, s.moveAddress)
+	} else {
+		harms = append(harms, s.rebootNAT)
+	}
 	if h != s.witness {
 		harms = append(harms, s.killOne, s.restartOne, s.endOne)
 	}
@@ -141,6 +170,12 @@ func (s *soak) mute(h *host) {
 	s.Logf("%s: cut off", h.NickName)
 	s.must(s.lan.Mute(h.Host, "eth0"))
 	s.harmed[h] = func() { s.must(s.lan.Unmute(h.Host, "eth0")) }
+}
+
+// rebootNAT makes the NAT that a host is behind forget all mappings.
+func (s *soak) rebootNAT(h *host) {
+	s.Logf("%s: its NAT reboots", h.NickName)
+	s.must(s.nats[h].Reboot())
 }
 
 func (s *soak) dropBridge(h *host) {
