@@ -46,3 +46,24 @@ func (w *natWorld) direct(a, b *host) {
 		return err
 	})
 }
+
+// TestPunchAlone: hosts behind NATs whose only transport is punch have their session
+// over QUIC all the same.
+func TestPunchAlone(t *testing.T) {
+	t.Parallel()
+	w := newNATWorld(t)
+	a, _ := w.behind("a", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	b, _ := w.behind("b", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	for _, h := range []*host{w.public, a, b} {
+		h.Args = append(h.Args, "--transports", "punch")
+	}
+	w.public.up()
+	a.start(w.target)
+	b.start(w.target)
+	w.joined(w.public, a, b)
+	w.answers(w.boxes(w.public, a, b)...)
+	w.direct(a, b)
+	if c, ok := a.report().Active(b.Name); !ok || c.Carrier != "quic" || c.Transport != "punch" {
+		t.Errorf("the connection is %+v", c)
+	}
+}

@@ -29,7 +29,7 @@ type ports struct {
 	shared *mux.Mux          // nil: no configured transport uses it
 	more   []*mux.Mux        // of quic.listen
 	stun   *mux.Mux          // nil: nat.listen is empty, or shared is nil
-	quic   *quicnet.Endpoint // nil: quic is not configured
+	quic   *quicnet.Endpoint // nil: shared is
 }
 
 // openPorts opens what the configured transports use, or nothing.
@@ -49,10 +49,14 @@ func openPorts(cfg config.Config, id *identity.Identity, s *sockets, log *slog.L
 			return p, err
 		}
 	}
-	if !slices.Contains(cfg.Transports, quic.Name) {
+	if p.shared == nil {
 		return p, nil
 	}
-	for _, address := range cfg.QUIC.Listen {
+	more := cfg.QUIC.Listen
+	if !slices.Contains(cfg.Transports, quic.Name) { // sessions ride on QUIC all the same: behind NATs there is nothing else
+		more = nil
+	}
+	for _, address := range more {
 		m, err := openMux("quic.listen", address, s, log)
 		if err != nil {
 			return p, err
