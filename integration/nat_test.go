@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"os"
 	"testing"
 
 	"meshd/internal/lab"
@@ -27,6 +28,15 @@ func newNATWorld(t *testing.T) *natWorld {
 	public, site := w.site(w.net, "weave01", lab.SiteConfig{Addresses: 2, IPv6: lab.OpenIPv6})
 	w.public, w.target, w.target6 = public, site.Inside().String(), site.Host().IPv6.String()
 	return w
+}
+
+// once skips a test that says nothing new with the kernel's offloads off, when it has run
+// with them (`make portable`).
+func once(t *testing.T) {
+	t.Helper()
+	if os.Getenv("MESHD_TAP_OFFLOAD") == "off" {
+		t.Skip("NATs and offloads have nothing to do with each other")
+	}
 }
 
 // behind adds a host at a site of its own.

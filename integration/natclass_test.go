@@ -22,6 +22,8 @@ type natReport struct {
 // words, the same as of the one in memory of that name. Two peers can be reached, and one
 // behind a NAT of its own, which looks for no ways, helps to measure filtering.
 func TestNATClasses(t *testing.T) {
+	once(t)
+	t.Parallel()
 	mapping := map[nattest.Dependence]nat.Mapping{
 		nattest.EndpointIndependent: nat.EndpointIndependent, nattest.AddressDependent: nat.AddressDependent, nattest.AddressAndPortDependent: nat.AddressPortDependent,
 	}

@@ -265,6 +265,7 @@ var natResults struct {
 // TestNATMatrix runs all pairs of sites with MESHD_NATMATRIX=all, and else one cell of
 // each kind of outcome.
 func TestNATMatrix(t *testing.T) {
+	once(t)
 	all := os.Getenv("MESHD_NATMATRIX") != ""
 	short := map[string]bool{
 		"port-restricted/port-restricted": true, "port-restricted-open/port-restricted-open": true, "symmetric/full-cone": true,

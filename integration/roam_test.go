@@ -26,6 +26,7 @@ func (w *world) outage(a, b *box, happens func()) time.Duration {
 
 // TestNATReboot: NATs forget all mappings while frames flow.
 func TestNATReboot(t *testing.T) {
+	once(t)
 	for _, kinds := range [][2]lab.NATKind{
 		{lab.NATPortRestricted, lab.NATPortRestricted}, {lab.NATSymmetric, lab.NATAddressRestricted}, {lab.NATDouble, lab.NATPortRestrictedOpen},
 	} {
@@ -55,6 +56,8 @@ func TestNATReboot(t *testing.T) {
 // TestRoaming: a host behind a NAT gets another address, loses its link for a while,
 // and is stopped for a while. Frames flow again soon after it has a way again.
 func TestRoaming(t *testing.T) {
+	once(t)
+	t.Parallel()
 	w := newNATWorld(t)
 	a, siteA := w.behind("a", lab.SiteConfig{NAT: lab.NATPortRestricted})
 	b, _ := w.behind("b", lab.SiteConfig{NAT: lab.NATPortRestricted})
