@@ -26,20 +26,14 @@ const filterTime = 1500 * time.Millisecond
 // probeTimes is how often a helper sends its check.
 const probeTimes = 3
 
-// helper is a peer that is asked to send a check.
-type helper struct {
-	name      frame.PeerName
-	contacted bool // we have sent to its address
-}
-
 // filtering measures who may send to an outside address of ours.
 func (a *Agent) filtering(ctx context.Context, at netip.AddrPort) Filtering {
 	near, far := a.helpers()
 	var tested, came [2]bool
 	var wg sync.WaitGroup
-	for i, h := range []*helper{near, far} {
-		if h != nil {
-			wg.Go(func() { tested[i], came[i] = a.probed(ctx, h.name, at) })
+	for i, name := range []frame.PeerName{near, far} {
+		if name != 0 {
+			wg.Go(func() { tested[i], came[i] = a.probed(ctx, name, at) })
 		}
 	}
 	wg.Wait()
@@ -56,8 +50,8 @@ func (a *Agent) filtering(ctx context.Context, at netip.AddrPort) Filtering {
 	return UnknownFiltering
 }
 
-// helpers are a neighbour and a peer that we have not sent anything; nil: there is none.
-func (a *Agent) helpers() (near, far *helper) {
+// helpers are a neighbour and a peer that we have not sent anything; 0: there is none.
+func (a *Agent) helpers() (near, far frame.PeerName) {
 	a.mu.Lock()
 	var all []Peer
 	for _, p := range a.peers {
@@ -70,10 +64,10 @@ func (a *Agent) helpers() (near, far *helper) {
 			continue
 		}
 		switch {
-		case p.Session && near == nil:
-			near = &helper{p.Name, true}
-		case !p.Session && far == nil && !a.Status(p.Name).tried():
-			far = &helper{p.Name, false}
+		case p.Session && near == 0:
+			near = p.Name
+		case !p.Session && far == 0 && !a.Status(p.Name).tried():
+			far = p.Name
 		}
 	}
 	return near, far

@@ -65,7 +65,6 @@ type announcement struct {
 
 var (
 	errShort     = errors.New("the message is cut short")
-	errVersion   = errors.New("the message has another version")
 	errSignature = errors.New("the signature is not that of the identity")
 	errPassword  = errors.New("it does not prove the mesh's password")
 )

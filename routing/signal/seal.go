@@ -50,8 +50,7 @@ const (
 )
 
 var (
-	errSeal   = errors.New("it was not sealed by the peer for us")
-	errReplay = errors.New("it came before")
+	errSeal = errors.New("it was not sealed by the peer for us")
 )
 
 // end is one of the two ends that share keys.
