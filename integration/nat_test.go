@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"meshd/internal/lab"
@@ -75,5 +76,32 @@ func TestPunchAlone(t *testing.T) {
 	w.direct(a, b)
 	if c, ok := a.report().Active(b.Name); !ok || c.Carrier != "quic" || c.Transport != "punch" {
 		t.Errorf("the connection is %+v", c)
+	}
+}
+
+// TestSameNAT: two hosts behind one NAT, with the same port, are direct with each other,
+// over their LAN, and with a host behind another NAT.
+//
+//	a1 ──┬── NAT ── Internet ── NAT ── b
+//	a2 ──┘             └── weave01
+func TestSameNAT(t *testing.T) {
+	once(t)
+	t.Parallel()
+	w := newNATWorld(t)
+	site, err := w.net.Site("a", lab.SiteConfig{NAT: lab.NATPortRestricted, Hosts: []string{"a1", "a2"}})
+	w.must(err)
+	a1, a2 := w.siteHost(site.Hosts[0], "a1"), w.siteHost(site.Hosts[1], "a2")
+	b, _ := w.behind("b", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	w.public.up()
+	for _, h := range []*host{a1, a2, b} {
+		h.start(w.target)
+	}
+	w.joined(w.public, a1, a2, b)
+	w.answers(w.boxes(w.public, a1, a2, b)...)
+	for _, x := range [][2]*host{{a1, a2}, {a2, a1}, {a1, b}, {a2, b}} {
+		w.direct(x[0], x[1])
+	}
+	if c, _ := a1.report().Active(a2.Name); !strings.HasPrefix(c.Address, site.Hosts[1].IPv4[0].String()) {
+		t.Errorf("a1 reaches a2 at %s, want an address of its LAN, %v", c.Address, site.Hosts[1].IPv4)
 	}
 }
