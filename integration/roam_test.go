@@ -113,3 +113,37 @@ func (w *world) back(a, b *box) {
 		w.Errorf("%v until answers came again", d)
 	}
 }
+
+// TestDirectWayDies: where the Internet loses all datagrams between two hosts, frames go
+// over the relay again.
+func TestDirectWayDies(t *testing.T) {
+	once(t)
+	t.Parallel()
+	w := newNATWorld(t)
+	a, siteA := w.behind("a", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	b, siteB := w.behind("b", lab.SiteConfig{NAT: lab.NATPortRestricted})
+	w.public.up()
+	a.start(w.target)
+	b.start(w.target)
+	w.joined(w.public, a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	w.direct(a, b)
+	d := w.outage(boxes[0], boxes[1], func() {
+		w.nft(w.net.Namespace, fmt.Sprintf(`
+table inet cut {
+	chain forward {
+		type filter hook forward priority 0
+		ip saddr %[1]s ip daddr %[2]s drop
+		ip saddr %[2]s ip daddr %[1]s drop
+	}
+}`, siteA.Outside, siteB.Outside))
+	})
+	if d > roamed {
+		t.Errorf("no answer for %v", d)
+	}
+	answer, text, err := a.why(w.within(patience), b)
+	if err != nil || answer.Path != "relayed" || answer.Via != "weave01" {
+		t.Errorf("why says %v, %s", err, text)
+	}
+}

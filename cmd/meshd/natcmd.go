@@ -163,20 +163,20 @@ func lone(ctx context.Context, servers []string) (t *traversal, end func() error
 	return t, func() error { cancel(); return <-ended }, nil
 }
 
-// lifetime measures how long mappings live, with the first server that answered.
-func lifetime(ctx context.Context, r NATReport, progress io.Writer) (string, error) {
-	for _, x := range append(slices.Clone(r.IPv4.Answers), r.IPv6.Answers...) {
-		if x.Err != "" {
-			continue
-		}
-		a, endA, err := lone(ctx, nil)
-		if err != nil {
-			return "", err
-		}
-		b, endB, err := lone(ctx, nil)
-		if err != nil {
-			return "", errors.Join(err, endA())
-		}
+// lifetime measures how long mappings live, with the first server that answers to
+// sockets that it does not know.
+func lifetime(ctx context.Context, r NATReport, progress io.Writer) (text string, err error) {
+	a, endA, err := lone(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, endA()) }()
+	b, endB, err := lone(ctx, nil)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, endB()) }()
+	for _, x := range slices.Concat(r.IPv4.Answers, r.IPv6.Answers) {
 		d, most, err := nat.Lifetime(ctx, a.agent, b.agent, x.Addr, func(d time.Duration, lived bool) {
 			word := "gone"
 			if lived {
@@ -184,15 +184,17 @@ func lifetime(ctx context.Context, r NATReport, progress io.Writer) (string, err
 			}
 			fmt.Fprintf(progress, "after %v without traffic the mapping is %s\n", d, word)
 		})
-		if err := errors.Join(err, endA(), endB()); err != nil {
+		switch {
+		case errors.Is(err, nat.ErrNoAnswer), errors.Is(err, nat.ErrNoResponsePort):
+			continue
+		case err != nil:
 			return "", fmt.Errorf("lifetime of mappings, with %s at %v: %w", x.Server, x.Addr, err)
-		}
-		if most {
+		case most:
 			return fmt.Sprintf("more than %v", d), nil
 		}
 		return fmt.Sprintf("%v", d), nil
 	}
-	return "", errors.New("lifetime of mappings: no STUN server answers")
+	return "", errors.New("lifetime of mappings: no STUN server answers a new socket, and at another of its ports: it takes a meshd peer that can be reached")
 }
 
 // print writes it for people.
