@@ -15,15 +15,16 @@ type CandidateKind string
 
 // The kinds, in the order in which they are tried where nothing else decides.
 const (
-	Host       CandidateKind = "host"             // of an interface
-	External   CandidateKind = "external"         // of the configuration, nat.external
-	Mapped     CandidateKind = "mapped"           // of a gateway that was asked for it
-	Reflexive  CandidateKind = "server-reflexive" // as a STUN server sees us
-	Observed   CandidateKind = "peer-observed"    // as a peer sees our control connection, with our own port
-	Discovered CandidateKind = "peer-reflexive"   // where a check of the peer came from
+	Host        CandidateKind = "host"             // of an interface
+	External    CandidateKind = "external"         // of the configuration, nat.external
+	Mapped      CandidateKind = "mapped"           // of a gateway that was asked for it
+	Reflexive   CandidateKind = "server-reflexive" // as a STUN server sees us
+	Observed    CandidateKind = "peer-observed"    // as a peer sees our control connection, with our own port
+	Discovered  CandidateKind = "peer-reflexive"   // where a check of the peer came from
+	UnknownKind CandidateKind = "unknown"          // of a peer's offer, in words that we do not know
 )
 
-var kindOrder = []CandidateKind{Host, External, Mapped, Reflexive, Observed, Discovered}
+var kindOrder = []CandidateKind{Host, External, Mapped, Reflexive, Observed, Discovered, UnknownKind}
 
 // Candidate is an address where a peer may be reached.
 type Candidate struct {

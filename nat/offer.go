@@ -119,8 +119,13 @@ func (a *Agent) more() []Candidate {
 // remote are the candidates of a peer's offer that we send to.
 func (a *Agent) remote(s signal) []Candidate {
 	ours := a.cfg.Addresses()
-	told := s.Candidates[:min(len(s.Candidates), MaxCandidates)]
-	out := merge(a.cfg.Refuse, slices.Clone(told)...)
+	told := slices.Clone(s.Candidates[:min(len(s.Candidates), MaxCandidates)])
+	for i := range told {
+		if !slices.Contains(kindOrder, told[i].Kind) { // it is shown to people: any text could come
+			told[i].Kind = UnknownKind
+		}
+	}
+	out := merge(a.cfg.Refuse, told...)
 	out = slices.DeleteFunc(out, func(c Candidate) bool { return slices.Contains(ours, c.Addr.Addr()) })
 	a.refused.Add(uint64(len(told) - len(out)))
 	return out

@@ -59,6 +59,7 @@ type Report struct {
 	StrayDrops map[string]uint64 // datagrams that belong to no path, by reason
 	Config     ConfigReport
 	Trust      TrustReport
+	Traversal  *TraversalReport // nil: no transport has a socket to find ways for
 }
 
 // PortReport is our end on the bridge.

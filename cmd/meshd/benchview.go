@@ -71,7 +71,7 @@ type BenchRTT struct {
 
 // first takes the connection to the first neighbour on the way.
 func (w *BenchWay) first(c Connection) {
-	w.Via, w.ViaNickName, w.Direct = c.Name, c.NickName, c.Name == w.Peer
+	w.Via, w.ViaNickName, w.Direct = c.Name, c.NickName, pathBy(w.Peer, c.Name) == pathDirect
 	w.Transport, w.MTU = c.Transport, c.MTU
 	if p := c.activePath(); p != nil {
 		w.Address, w.Encrypted, w.Authenticated = p.Address, p.Encrypted, p.Authenticated

@@ -61,6 +61,9 @@ func (d *daemon) Report() Report {
 		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
 		Trust:  TrustReport{Identity: d.identity.Public(), Keys: cfg.Trust.Keys, Stock: cfg.Trust.Stock, Pins: d.pins.All()},
 	}
+	if d.traversal != nil {
+		r.Traversal = d.traversal.report(snapshot.Peers)
+	}
 	for _, name := range cfg.Transports {
 		r.Transports = append(r.Transports, newTransportReport(cfg, name, d.sockets))
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,9 +18,11 @@ import (
 	"meshd/internal/frame"
 	"meshd/internal/identity"
 	"meshd/internal/udp"
+	"meshd/nat"
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/routing/measure"
+	"meshd/routing/signal"
 	"meshd/tap"
 	"meshd/transport"
 )
@@ -151,6 +154,45 @@ func openReport() Report {
 		{Name: "sleeve", Listen: ":6783", Sockets: socket("0.0.0.0:6783")},
 	}
 	r.Config.PasswordBits = 0
+	return r
+}
+
+// relayedReport is openReport where direct ways were looked for: that to
+// weave02 was found, weave04 is relayed by it, and so is weave05, which is new.
+func relayedReport() Report {
+	r := openReport()
+	m := &r.Mesh
+	for _, n := range []byte{4, 5} {
+		m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(n), NickName: fmt.Sprintf("weave0%d", n), UID: 11 * uint64(n), Version: 1})
+		m.Unicast = append(m.Unicast, control.UnicastRoute{Dest: testName(n), Via: testName(2)})
+	}
+	at := func(kind nat.CandidateKind, addr string) nat.Candidate {
+		return nat.Candidate{Kind: kind, Addr: netip.MustParseAddrPort(addr)}
+	}
+	hard := nat.Brief{Mapping: nat.AddressPortDependent, Filtering: nat.UnknownFiltering}
+	local := []nat.Candidate{at(nat.Host, "192.168.11.2:6785"), at(nat.Reflexive, "203.0.113.7:31337")}
+	pair := at(nat.Observed, "10.142.130.17:6785")
+	r.Traversal = &TraversalReport{
+		Peers: map[frame.PeerName]nat.Status{
+			testName(2): {Known: true, Pair: pair.Addr, Tries: []nat.Try{
+				{At: now.Add(-time.Hour), Local: local, Remote: []nat.Candidate{at(nat.Host, "192.168.13.2:6785"), pair}, Pair: pair},
+			}},
+			testName(4): {Known: true, Leads: true, Since: now.Add(-5 * time.Minute), Tries: []nat.Try{
+				{At: now.Add(-4 * time.Minute), Local: local[:1], Err: signal.ErrSilent.Error()},
+				{
+					At: now.Add(-3 * time.Minute), Led: true, Local: local, Err: nat.ErrNoPair.Error(), Theirs: [2]nat.Brief{hard, {}},
+					Remote: []nat.Candidate{
+						at(nat.Host, "192.168.12.2:6785"), at(nat.Host, "192.168.12.3:6785"), at(nat.Reflexive, "203.0.113.18:14032"),
+						at(nat.Observed, "203.0.113.18:6785"), at(nat.Discovered, "203.0.113.18:14033"),
+					},
+				},
+			}},
+			testName(5): {Known: true, Leads: true, Since: now.Add(-10 * time.Second), Active: true},
+		},
+		Behaviours: [2]nat.Behaviour{{Mapping: nat.AddressPortDependent, Answers: []nat.Answer{{Server: "weave02"}}}, {}},
+		STUN:       nat.Counts{Answered: 12, Malformed: 1, Unasked: 2, Forged: 3, Excess: 4, Refused: 5, Unspent: 6},
+		Signalling: signal.Counts{Forged: 1, Replayed: 2, Refused: 3, Excess: 4},
+	}
 	return r
 }
 

@@ -41,6 +41,7 @@ var (
 	descInfo          = describe("meshd_info", "Version of the daemon; always 1.", "version", "goversion")
 	descPeers         = describe("meshd_peers", "Peers in the topology, this one included.")
 	descReachable     = describe("meshd_peers_reachable", "Peers that frames have a route to, this one included.")
+	descByPath        = describe("meshd_peers_by_path", "Other peers in the topology, by how frames go to them: direct, relayed or none.", "path")
 	descTargets       = describe("meshd_targets", "Configured peer addresses.")
 	descProblems      = describe("meshd_problems", "What `meshd status` names first, by severity.", "severity")
 	descMACs          = describe("meshd_mac_entries", "Entries of the MAC table.")
@@ -54,6 +55,8 @@ var (
 	descPortFrames    = describe("meshd_port_frames_total", "Frames read from the bridge and written to it.", "device", "bridge", "direction")
 	descPortBytes     = describe("meshd_port_bytes_total", "Bytes of frames read from the bridge and written to it.", "device", "bridge", "direction")
 	descStrayDrops    = describe("meshd_stray_drops_total", "Datagrams dropped before it was known which path they belong to.", "reason")
+	descSTUN          = describe("meshd_stun_messages_total", "STUN messages, by what came of them: answered, or of no use; withheld: not sent.", "result")
+	descSignals       = describe("meshd_signals_refused_total", "Signals of other peers that were of no use, by why.", "reason")
 	descFwdFrames     = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
 	descFwdBytes      = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
 	descFwdDrops      = describe("meshd_forwarder_drops_total", "Frames that the forwarder dropped.", "reason")
@@ -80,8 +83,8 @@ var (
 
 	allDescs = []*prometheus.Desc{
 		descWeaveConnections, descWeaveTerminations,
-		descInfo, descPeers, descReachable, descTargets, descProblems, descMACs, descMACEvents,
-		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descPortFrames, descPortBytes, descStrayDrops, descFwdFrames, descFwdBytes, descFwdDrops,
+		descInfo, descPeers, descReachable, descByPath, descTargets, descProblems, descMACs, descMACEvents,
+		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descPortFrames, descPortBytes, descStrayDrops, descSTUN, descSignals, descFwdFrames, descFwdBytes, descFwdDrops,
 		descNeighbour, descSessions, descSwitches, descControlRTT, descPathUp, descPathActive, descPathRank, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathMinRTT, descPathHandshakes, descPathRekeys, descPathLoss,
 		descFrames, descBytes, descDatagrams, descDrops,
 	}
@@ -100,12 +103,14 @@ func (meshCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c meshCollector) Collect(ch chan<- prometheus.Metric) {
-	s := newStatus(c.daemon.Report(), time.Now())
+	r := c.daemon.Report()
+	s := newStatus(r, time.Now())
 	m := emitter(ch)
 	m.weave(&s)
 	m.mesh(&s)
 	m.data(&s)
 	m.neighbours(&s)
+	m.traversal(r.Traversal)
 }
 
 type emitter chan<- prometheus.Metric
@@ -152,6 +157,9 @@ func (m emitter) mesh(s *Status) {
 	}
 	m.gauge(descPeers, float64(len(s.Peers)))
 	m.gauge(descReachable, float64(reachable))
+	for path, n := range waysByPath(s) {
+		m.gauge(descByPath, float64(n), path)
+	}
 	m.gauge(descTargets, float64(len(s.Targets)))
 	bySeverity := map[Severity]int{Error: 0, Warning: 0, Note: 0}
 	for _, p := range s.Problems {
@@ -269,4 +277,22 @@ func (m emitter) path(c *Connection, p *Path) {
 			m.counter(descDrops, n, c.Name, c.NickName, p.Transport, direction, reason)
 		}
 	}
+}
+
+// traversal emits what others asked of us or told us in the search for direct ways.
+func (m emitter) traversal(t *TraversalReport) {
+	if t == nil {
+		return
+	}
+	m.counter(descSTUN, t.STUN.Answered, "answered")
+	m.counter(descSTUN, t.STUN.Malformed, "malformed")
+	m.counter(descSTUN, t.STUN.Unasked, "unasked")
+	m.counter(descSTUN, t.STUN.Forged, "forged")
+	m.counter(descSTUN, t.STUN.Excess, "excess")
+	m.counter(descSTUN, t.STUN.Refused, "refused")
+	m.counter(descSTUN, t.STUN.Unspent, "withheld")
+	m.counter(descSignals, t.Signalling.Forged, "forged")
+	m.counter(descSignals, t.Signalling.Replayed, "replayed")
+	m.counter(descSignals, t.Signalling.Refused, "refused")
+	m.counter(descSignals, t.Signalling.Excess, "excess")
 }

@@ -79,7 +79,18 @@ func TestMetrics(t *testing.T) {
 			`meshd_path_encrypted{nickname="weave03",peer="02:00:00:00:00:03",transport="sleeve"} 0`,
 			`meshd_port_offload{bridge="weave",device="meshd0"} 0`,
 		}, nil},
-		{"empty", Report{}, []string{`weave_connection_terminations_total 0`, `meshd_peers 0`}, []string{"meshd_path_", "meshd_port_mtu_bytes"}},
+		{"relayed", relayedReport(), []string{
+			`meshd_peers 5`, `meshd_peers_reachable 5`,
+			`meshd_peers_by_path{path="direct"} 2`, `meshd_peers_by_path{path="relayed"} 2`, `meshd_peers_by_path{path="none"} 0`,
+			`meshd_stun_messages_total{result="answered"} 12`, `meshd_stun_messages_total{result="malformed"} 1`,
+			`meshd_stun_messages_total{result="unasked"} 2`, `meshd_stun_messages_total{result="forged"} 3`,
+			`meshd_stun_messages_total{result="excess"} 4`, `meshd_stun_messages_total{result="refused"} 5`,
+			`meshd_stun_messages_total{result="withheld"} 6`,
+			`meshd_signals_refused_total{reason="forged"} 1`, `meshd_signals_refused_total{reason="replayed"} 2`,
+			`meshd_signals_refused_total{reason="refused"} 3`, `meshd_signals_refused_total{reason="excess"} 4`,
+		}, nil},
+		{"empty", Report{}, []string{`weave_connection_terminations_total 0`, `meshd_peers 0`, `meshd_peers_by_path{path="direct"} 0`},
+			[]string{"meshd_path_", "meshd_port_mtu_bytes", "meshd_stun_", "meshd_signals_"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -104,7 +115,7 @@ func ours(metrics string) string {
 }
 
 func TestMetricsLint(t *testing.T) {
-	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "open": openReport()} {
+	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "open": openReport(), "relayed": relayedReport()} {
 		problems, err := promlint.New(strings.NewReader(ours(scrape(t, r)))).Lint()
 		if err != nil {
 			t.Fatal(err)

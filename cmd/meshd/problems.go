@@ -48,6 +48,7 @@ func problems(s *Status, c ConfigReport) []Problem {
 	f.attempts(s)
 	f.neighbours(s)
 	f.mesh(s)
+	f.relayed(s)
 	f.macs(s)
 	f.encryption(s, c)
 	f.exposure(c)
@@ -285,6 +286,38 @@ func (f *findings) mesh(s *Status) {
 	if len(stock) > 0 {
 		f.add(Note, "stock-peers", "%s %s a stock Weave router, with weave's timers and weave's encryption only: %s",
 			count(len(stock), "neighbour"), beVerb(len(stock)), strings.Join(stock, ", "))
+	}
+}
+
+// Bounds of what is said of relayed peers.
+const (
+	relayedFor   = time.Minute // direct ways take a moment to be found
+	relayedNamed = 5
+)
+
+// relayed reports the peers to which a direct way has been looked for and not found.
+func (f *findings) relayed(s *Status) {
+	named := map[string]int{}
+	for _, p := range s.Peers {
+		named[p.NickName]++
+	}
+	n := 0
+	for i := range s.Ways {
+		w := &s.Ways[i]
+		if w.Path != pathRelayed || w.Since == nil || s.Now.Sub(*w.Since) <= relayedFor {
+			continue
+		}
+		if n++; n > relayedNamed {
+			continue
+		}
+		who := w.NickName
+		if who == "" || named[who] > 1 {
+			who = w.Name
+		}
+		f.add(Note, "relayed", "%s is relayed through %s: %s; %s (meshd why %s)", who, orUnknown(w.Via), w.Reason, w.Remedy, who)
+	}
+	if more := n - relayedNamed; more > 0 {
+		f.add(Note, "relayed", "%s %s relayed: `meshd status connections` says why", count(more, "more peer"), beVerb(more))
 	}
 }
 

@@ -33,14 +33,14 @@ func TestScrapes(t *testing.T) {
 	}
 }
 
-// harmedReport is an open mesh where one peer cannot be reached, punch does not
-// work to another, and frames are dropped for every reason.
+// harmedReport is an open mesh where one peer cannot be reached, others are relayed,
+// punch does not work to another, and frames are dropped for every reason.
 func harmedReport() Report {
-	r := openReport()
+	r := relayedReport()
 	m := &r.Mesh
-	m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(4), NickName: "weave04"})
+	m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(6), NickName: "weave06"})
 	fallen := m.Connections[0]
-	fallen.Name, fallen.NickName, fallen.Transport = testName(5), "weave05", "sleeve"
+	fallen.Name, fallen.NickName, fallen.Transport = testName(7), "weave07", "sleeve"
 	fallen.Carrier, fallen.Switches, fallen.SwitchReason = control.CarrierQUIC, 3, "punch: silent: no datagram from the neighbour"
 	standby := fallen.Paths[1]
 	standby.Active = true
@@ -95,6 +95,10 @@ func later(r Report, drops bool) Report {
 	count(&r.Forwarder.ToPort)
 	r.Port.Stats.Read.Frames, r.Port.Stats.Read.Bytes = 2*r.Port.Stats.Read.Frames, 2*r.Port.Stats.Read.Bytes
 	r.Port.Stats.Drops, r.Forwarder.Drops, r.StrayDrops = more(r.Port.Stats.Drops), more(r.Forwarder.Drops), more(r.StrayDrops)
+	if t := r.Traversal; t != nil && drops {
+		t.STUN.Answered, t.STUN.Forged = 2*t.STUN.Answered, 2*t.STUN.Forged
+		t.Signalling.Forged *= 2
+	}
 	r.Mesh.Terminations *= 2
 	r.MACTable.Moves *= 2
 	r.Started = r.Started.Add(-time.Minute)

@@ -20,7 +20,7 @@ func newStatusCmd(connect func() *client) *cobra.Command {
 	})
 	cmd.AddCommand(
 		viewCmd(connect, "connections", "Connections, and attempts to make some", view{
-			json: func(s *Status) any { return s.Connections },
+			json: func(s *Status) any { return connectionList(s) },
 			text: printConnections,
 		}),
 		viewCmd(connect, "peers", "All peers and their connections", view{
@@ -41,6 +41,17 @@ func newStatusCmd(connect func() *client) *cobra.Command {
 		}),
 	)
 	return cmd
+}
+
+// ConnectionAndWay is one entry of `status connections --json`.
+type ConnectionAndWay struct {
+	Connection
+	Way *Way `json:"way,omitempty"`
+}
+
+// connectionList lists connections with the way to each neighbour.
+func connectionList(s *Status) []ConnectionAndWay {
+	return each(s.Connections, func(c Connection) ConnectionAndWay { return ConnectionAndWay{c, s.wayOf(c.Name)} })
 }
 
 // viewCmd makes a command that shows one view of the daemon's status.

@@ -38,6 +38,7 @@ func printStatus(w io.Writer, s *Status) error {
 		}
 	}
 	line("Paths", "%s", pathCounts(s))
+	line("Ways", "%s", wayCounts(s))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -111,6 +112,10 @@ func printConnections(w io.Writer, s *Status) error {
 			return err
 		}
 	}
+	if err := writeWays(&b, s); err != nil {
+		return err
+	}
+	writeRelayed(&b, s)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -246,7 +251,10 @@ func printStats(w io.Writer, s *Status) error {
 	if err := t.write(w); err != nil {
 		return err
 	}
-	return printTraffic(w, s)
+	if err := printTraffic(w, s); err != nil {
+		return err
+	}
+	return writeWays(w, s)
 }
 
 func pathRow(c *Connection, p *Path, now time.Time) []string {

@@ -7,7 +7,7 @@ import (
 )
 
 func TestTexts(t *testing.T) {
-	reports := map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "open": openReport(), "empty": {}}
+	reports := map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "open": openReport(), "relayed": relayedReport(), "empty": {}}
 	views := map[string]func(io.Writer, *Status) error{
 		"status":      printStatus,
 		"connections": printConnections,

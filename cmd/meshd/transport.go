@@ -26,6 +26,10 @@ handshake and 31 changes of keys since. Then, for each direction, frames and bit
 second over the last one to two seconds, frames, bytes of frames, datagrams, and
 drops by reason.
 
+Then, for each peer, how frames go to it: direct, or relayed via a neighbour; the
+address chosen by the search for a direct way, or in use where none was needed; and the
+candidates of both ends that its last round tried.
+
 A figure that is not known is "-". A round-trip time with "~" is the kernel's for
 the control connection, since stock Weave routers answer no probes. PEER, a name,
 nickname or address, limits the output to those neighbours.`,
@@ -49,6 +53,7 @@ type NeighbourPath struct {
 	NickName string `json:"nickname"`
 	Kind     string `json:"kind"`
 	Path
+	Way *Way `json:"way,omitempty"`
 }
 
 // pathList lists the paths to all neighbours.
@@ -56,7 +61,7 @@ func pathList(s *Status) []NeighbourPath {
 	out := []NeighbourPath{}
 	for _, c := range s.Connections {
 		for _, p := range c.Paths {
-			out = append(out, NeighbourPath{Name: c.Name, NickName: c.NickName, Kind: c.Kind, Path: p})
+			out = append(out, NeighbourPath{Name: c.Name, NickName: c.NickName, Kind: c.Kind, Path: p, Way: s.wayOf(c.Name)})
 		}
 	}
 	return out
@@ -82,5 +87,6 @@ func onlyPeers(s *Status, args []string) (*Status, error) {
 	picked.Connections = slices.DeleteFunc(slices.Clone(s.Connections), func(c Connection) bool {
 		return !slices.Contains(names, c.Name)
 	})
+	picked.Ways = slices.DeleteFunc(slices.Clone(s.Ways), func(w Way) bool { return !slices.Contains(names, w.Name) })
 	return &picked, nil
 }

@@ -151,6 +151,19 @@ func (t *traversal) watch(views []control.PeerView) {
 	t.agent.Look(now, peers)
 }
 
+// report reads what is known of the ways to peers.
+func (t *traversal) report(peers []control.PeerSnapshot) *TraversalReport {
+	v4, v6 := t.agent.Behaviours()
+	r := &TraversalReport{
+		Peers:      make(map[frame.PeerName]nat.Status, len(peers)),
+		Behaviours: [2]nat.Behaviour{v4, v6}, STUN: t.agent.Counts(), Signalling: t.channel.Counts(),
+	}
+	for _, p := range peers {
+		r.Peers[p.Name] = t.agent.Status(p.Name)
+	}
+	return r
+}
+
 // taker hands the STUN messages of a socket to the agent.
 func (t *traversal) taker(s mux.Socket) mux.Handler {
 	reply := func(to netip.AddrPort, b []byte) {

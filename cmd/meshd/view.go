@@ -36,6 +36,7 @@ type Status struct {
 	Connections    []Connection    `json:"connections"`
 	Terminations   uint64          `json:"connections_terminated"`
 	Peers          []Peer          `json:"peers"`
+	Ways           []Way           `json:"ways"`
 	Routes         Routes          `json:"routes"`
 	MACs           []MAC           `json:"macs"`
 	MACTable       MACTable        `json:"mac_table"`
@@ -265,6 +266,7 @@ func newStatus(r Report, now time.Time) Status {
 	}
 	s.Transports = newTransports(r.Transports, s.Connections)
 	s.MACs = newMACs(r, s.Peers)
+	s.Ways = newWays(&s, &r)
 	s.Problems = problems(&s, r.Config)
 	return s
 }

@@ -14,7 +14,7 @@ import (
 )
 
 func TestStatusJSON(t *testing.T) {
-	for name, r := range map[string]Report{"healthy.json": healthyReport(), "broken.json": brokenReport()} {
+	for name, r := range map[string]Report{"healthy.json": healthyReport(), "broken.json": brokenReport(), "relayed.json": relayedReport()} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
 			s := newStatus(r, now)
@@ -28,7 +28,7 @@ func TestStatusJSON(t *testing.T) {
 
 // A client prints what it reads from the daemon: nothing may get lost between.
 func TestStatusRoundTrip(t *testing.T) {
-	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "empty": {}} {
+	for name, r := range map[string]Report{"healthy": healthyReport(), "broken": brokenReport(), "relayed": relayedReport(), "empty": {}} {
 		t.Run(name, func(t *testing.T) {
 			want := newStatus(r, now)
 			data := toJSON(t, want)
@@ -48,7 +48,7 @@ func TestStatusHasNoNullLists(t *testing.T) {
 	if err := json.Unmarshal([]byte(toJSON(t, newStatus(Report{}, now))), &got); err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"problems", "targets", "connections", "peers", "macs", "transports", "trusted_subnets"} {
+	for _, key := range []string{"problems", "targets", "connections", "peers", "ways", "macs", "transports", "trusted_subnets"} {
 		if _, ok := got[key].([]any); !ok {
 			t.Errorf("%s = %v, want a list", key, got[key])
 		}

@@ -8,18 +8,13 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"meshd/internal/frame"
 	"meshd/nat"
-)
-
-// The ways frames may take to a peer.
-const (
-	pathDirect  = "direct"
-	pathRelayed = "relayed"
-	pathNone    = "none"
+	"meshd/routing/control"
 )
 
 // Why is how frames go to a peer, and why so.
@@ -40,77 +35,83 @@ type Why struct {
 
 // Why looks at the way to a peer.
 func (d *daemon) Why(name frame.PeerName) (Why, error) {
-	s := newStatus(d.Report(), d.started)
-	w := Why{Peer: name.String(), Tried: []nat.Try{}, Reasons: []string{}}
-	known := false
-	for _, p := range s.Peers {
-		if p.Name == w.Peer {
-			known, w.NickName = true, p.NickName
+	r := d.Report()
+	s := newStatus(r, time.Now())
+	for _, p := range r.Mesh.Peers {
+		if p.Name == name {
+			return newWhy(&s, newHops(&s), name, clean(p.NickName), r.Traversal), nil
 		}
 	}
-	if !known {
-		return w, fmt.Errorf("no peer %s is in the mesh", name)
-	}
-	w.route(&s)
-	var status nat.Status
-	if d.traversal != nil {
-		status = d.traversal.agent.Status(name)
-		w.Tried = append(w.Tried, status.Tries...)
-	}
+	return Why{}, fmt.Errorf("no peer %s is in the mesh", name)
+}
+
+// newWhy looks at the way to a peer of s. t is nil where no ways are looked for.
+func newWhy(s *Status, h *hops, name frame.PeerName, nickName string, t *TraversalReport) Why {
+	w := Why{Peer: name.String(), NickName: nickName, Tried: []nat.Try{}, Reasons: []string{}}
+	w.route(h)
+	status := t.of(name)
+	w.Tried = append(w.Tried, status.Tries...)
 	if w.Path == pathDirect {
 		w.Failed = nil // of the ways that are not needed
-		return w, nil
+		return w
 	}
 	who := cmp.Or(w.NickName, w.Peer)
 	switch {
-	case d.traversal == nil:
+	case t == nil:
 		w.Reasons, w.Remedy = []string{"no transport that goes through NATs is configured here"}, "add punch to transports"
 	case !s.Discovery:
 		w.Reasons, w.Remedy = []string{"discovery is off: only configured peers are connected to"}, "add "+who+" to peers, or switch discovery on"
 	default:
-		v4, v6 := d.traversal.agent.Behaviours()
-		w.Reasons, w.Remedy = status.Reasons(who, [2]nat.Behaviour{v4, v6})
+		w.Reasons, w.Remedy = status.Reasons(who, t.Behaviours)
 	}
-	return w, nil
+	return w
+}
+
+// hops are the neighbours by which frames leave.
+type hops struct {
+	via         map[string]string // by destination
+	connections map[string][]*Connection
+	kind        map[string]string // of neighbours
+}
+
+func newHops(s *Status) *hops {
+	h := &hops{via: map[string]string{}, connections: map[string][]*Connection{}, kind: map[string]string{}}
+	for _, r := range s.Routes.Unicast {
+		h.via[r.Dest] = r.Via
+	}
+	for i := range s.Connections {
+		if c := &s.Connections[i]; c.live() {
+			h.connections[c.Name] = append(h.connections[c.Name], c)
+			h.kind[c.Name] = c.Kind
+		}
+	}
+	return h
 }
 
 // route fills in how frames go now.
-func (w *Why) route(s *Status) {
-	w.Path = pathNone
-	via := ""
-	for _, r := range s.Routes.Unicast {
-		if r.Dest == w.Peer {
-			via = r.Via
+func (w *Why) route(h *hops) {
+	via := h.via[w.Peer]
+	w.Path = pathBy(w.Peer, via)
+	for _, c := range h.connections[via] {
+		if c.State != string(control.StateEstablished) {
+			continue
+		}
+		w.Transport, w.Carrier = c.Transport, c.Carrier
+		if p := c.activePath(); p != nil {
+			w.Address, w.RTT = p.Address, p.RTT
+		}
+		if w.Path == pathRelayed {
+			w.Via = cmp.Or(c.NickName, c.Name)
 		}
 	}
-	switch via {
-	case "":
-	case w.Peer:
-		w.Path = pathDirect
-	default:
-		w.Path = pathRelayed
-	}
-	for _, c := range s.Connections {
-		if c.Name == via && via != "" && c.State == "established" {
-			w.Transport, w.Carrier = c.Transport, c.Carrier
-			for _, p := range c.Paths {
-				if p.Active {
-					w.Address, w.RTT = p.Address, p.RTT
-				}
-			}
-			if w.Path == pathRelayed {
-				w.Via = cmp.Or(c.NickName, c.Name)
+	for _, c := range h.connections[w.Peer] {
+		for _, p := range c.Paths {
+			if !p.Up && p.Why != "" {
+				w.Failed = append(w.Failed, p.Transport+": "+p.Why)
 			}
 		}
-		if c.Name == w.Peer {
-			for _, p := range c.Paths {
-				if !p.Up && p.Why != "" {
-					w.Failed = append(w.Failed, p.Transport+": "+p.Why)
-				}
-			}
-			if c.Error != "" {
-				w.Failed = append(w.Failed, "connection to "+c.Address+": "+c.Error)
-			}
+		if c.Error != "" {
+			w.Failed = append(w.Failed, "connection to "+c.Address+": "+c.Error)
 		}
 	}
 }

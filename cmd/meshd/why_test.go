@@ -22,7 +22,7 @@ func TestWhyRoute(t *testing.T) {
 		5: {Path: pathNone},
 	} {
 		got := Why{Peer: testName(name).String()}
-		got.route(&s)
+		got.route(newHops(&s))
 		if got.Path != want.Path || got.Via != want.Via || got.Transport != want.Transport || got.Address != want.Address {
 			t.Errorf("peer %d: %+v, want %+v", name, got, want)
 		}
