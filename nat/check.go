@@ -239,7 +239,7 @@ func later(a, b time.Time) time.Time {
 
 // send sends one check.
 func (c *check) send(to netip.AddrPort, choose bool, hops int) (id transactionID, err error) {
-	if !c.a.budget.allow(time.Now(), to) {
+	if hops == 0 && !c.a.budget.allow(time.Now(), to) { // an opener does not arrive
 		c.a.unspent.Add(1)
 		return id, errors.New("the budget of an address that does not answer is spent")
 	}

@@ -197,7 +197,7 @@ func TestLoss(t *testing.T) {
 			x := w.join(w.net.Site(nattest.SiteConfig{Kind: nattest.PortRestricted}).Hosts[0], nil)
 			y := w.join(w.net.Site(nattest.SiteConfig{Kind: nattest.PortRestricted}).Hosts[0], nil)
 			w.look()
-			time.Sleep(2 * time.Minute)
+			time.Sleep(10 * time.Minute)
 			if !x.metAt(y).IsValid() {
 				t.Errorf("seed %d: no way found: %v", seed, x.Status(y.name).Tries)
 			}
