@@ -91,7 +91,7 @@ func TestDemo(t *testing.T) {
 			t.Fatalf("exit code %d, want 0:\n%s", code, out)
 		}
 		for _, want := range []string{
-			"relayed through weave01", "direct over", "NAT with endpoint-independent mapping", "healed", "the direct way goes on",
+			"direct over", "NAT with endpoint-independent mapping", "healed", "the direct way goes on",
 			"no namespace, process or file of the demo is left",
 		} {
 			if !strings.Contains(out, want) {

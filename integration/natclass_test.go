@@ -46,7 +46,7 @@ func TestNATClasses(t *testing.T) {
 			x.ready()
 			defer x.down()
 			w.reach(x, helper)
-			time.Sleep(2 * time.Second) // for announcements, so that one look is enough: helpers send a handful only
+			time.Sleep(2 * time.Second) // for announcements, so that one look is enough
 			want := nat.Behaviour{Mapping: nat.NoNAT, Filtering: nat.OpenFiltering}
 			if seen := nattest.Kind(kind).Seen(); kind == lab.NATUDPBlocked {
 				want = nat.Behaviour{Mapping: nat.UnknownMapping, Filtering: nat.UnknownFiltering, Blocked: true}
@@ -63,6 +63,7 @@ func TestNATClasses(t *testing.T) {
 					return lab.Final(err)
 				}
 				if b := r.IPv4; b.Mapping != want.Mapping || b.Filtering != want.Filtering || b.Blocked != want.Blocked {
+					time.Sleep(5 * time.Second) // helpers send a handful only
 					return fmt.Errorf("%s and %s, blocked %v; want %s and %s, blocked %v", b.Mapping, b.Filtering, b.Blocked, want.Mapping, want.Filtering, want.Blocked)
 				}
 				return nil
