@@ -45,8 +45,8 @@ func (m *Mesh) tellWatch() {
 }
 
 // Meet makes a session with a peer that was found at an address, over the carrier
-// QUIC, and returns when there is one. Where there is one already that is an error.
-// Safe from any goroutine but the mesh's while Run runs.
+// QUIC, and returns when there is one. Of two sessions with a peer one stays (weave
+// protocol, section 1.9): it is an error if that is the other one. Safe from any goroutine but the mesh's while Run runs.
 func (m *Mesh) Meet(ctx context.Context, peer frame.PeerName, at netip.AddrPort) error {
 	stream, err := m.dial(ctx, Candidate{CarrierQUIC, at})
 	if err != nil {
