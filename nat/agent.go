@@ -35,6 +35,7 @@ type Peer struct {
 	Dialled  bool           // its control connection was dialled over TCP: it can be reached
 	Addr     netip.AddrPort // the other end of its session; invalid: unknown
 	Data     netip.AddrPort // of its data socket, over a path that works; invalid: unknown
+	Sees     netip.Addr     // where it sees our control connection from, as it says; invalid: unknown
 }
 
 // Known is what a peer has announced of itself.

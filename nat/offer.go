@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,6 +27,9 @@ import (
 
 // maxOffer is how long an offer may be in bytes.
 const maxOffer = 4096
+
+// maxObserved is how many addresses that neighbours tell are offered.
+const maxObserved = 4
 
 // surveyAge is how old what servers said may be for an offer.
 const surveyAge = 10 * time.Second
@@ -101,12 +105,36 @@ func (a *Agent) offer(ctx context.Context, round string) signal {
 			candidates = append(candidates, Candidate{Observed, netip.AddrPortFrom(at.Addr(), a.cfg.Port)})
 		}
 	}
+	for _, ip := range a.observed() {
+		candidates = append(candidates, Candidate{Observed, netip.AddrPortFrom(ip, a.cfg.Port)})
+	}
 	have4, have6 := a.cfg.Families()
 	candidates = slices.DeleteFunc(candidates, func(c Candidate) bool {
 		is4 := c.Addr.Addr().Unmap().Is4()
 		return is4 && !have4 || !is4 && !have6
 	})
 	return signal{Verb: verbOffer, Round: round, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
+}
+
+// observed are the addresses at which neighbours say that they see us, stock routers
+// too, those that most agree on first.
+func (a *Agent) observed() []netip.Addr {
+	votes := map[netip.Addr]int{}
+	a.mu.Lock()
+	for _, p := range a.peers {
+		if p.Session && p.Sees.IsValid() {
+			votes[p.Sees]++
+		}
+	}
+	a.mu.Unlock()
+	ours := a.cfg.Addresses()
+	maps.DeleteFunc(votes, func(ip netip.Addr, _ int) bool {
+		return slices.Contains(ours, ip) || Usable(netip.AddrPortFrom(ip, a.cfg.Port)) != "" || a.refuse(ip) != ""
+	})
+	all := slices.SortedFunc(maps.Keys(votes), func(x, y netip.Addr) int {
+		return cmp.Or(cmp.Compare(votes[y], votes[x]), x.Compare(y))
+	})
+	return all[:min(len(all), maxObserved)]
 }
 
 func (a *Agent) more() []Candidate {

@@ -136,7 +136,7 @@ func (t *traversal) watch(views []control.PeerView) {
 		uids[v.Name] = v.UID
 		if t.discovery.Load() || v.Session {
 			p := nat.Peer{
-				Name: v.Name, NickName: v.NickName, UID: v.UID, Session: v.Session, Direct: v.Direct, Dialled: v.Dialled, Addr: v.Addr,
+				Name: v.Name, NickName: v.NickName, UID: v.UID, Session: v.Session, Direct: v.Direct, Dialled: v.Dialled, Addr: v.Addr, Sees: v.Sees,
 			}
 			for _, path := range v.Paths {
 				if path.State.Up && transportShares(path.Transport) {
