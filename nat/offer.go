@@ -174,7 +174,7 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 		a.mu.Lock()
 		for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
 			if was := a.behaviour[i]; slices.Equal(was.Mapped, b.Mapped) && was.Filtering != "" {
-				b.Filtering = was.Filtering
+				b.Filtering, b.Hairpin = was.Filtering, was.Hairpin
 			}
 		}
 		a.behaviour = [2]Behaviour{four, six}
@@ -194,12 +194,20 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 	v4, v6 = a.resurvey(ctx, 0)
 	var wg sync.WaitGroup
 	for _, b := range []*Behaviour{&v4, &v6} {
-		for _, x := range b.Answers {
-			if x.Err == "" {
-				wg.Go(func() { b.Filtering = a.filtering(ctx, x.Mapped) })
-				break
-			}
+		i := slices.IndexFunc(b.Answers, func(x Answer) bool { return x.Err == "" })
+		if i < 0 {
+			continue
 		}
+		wg.Go(func() { b.Filtering = a.filtering(ctx, b.Answers[i].Mapped, b.Answers) })
+		wg.Go(func() {
+			seen := Unknown
+			if len(b.Mapped) > 0 { // there is a NAT
+				seen = a.hairpin(ctx, b.Mapped[0])
+			}
+			if seen != Unknown || b.Hairpin == "" {
+				b.Hairpin = seen
+			}
+		})
 	}
 	wg.Wait()
 	a.mu.Lock()
