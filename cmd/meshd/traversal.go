@@ -103,7 +103,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 			return nat.Known{UID: p.UID, Secret: p.Secret, Data: p.Ports.Data, Other: p.Ports.Other}, ok
 		},
 		Request: t.channel.Request, Notify: t.channel.Notify,
-		Found: d.set.Hint, Probe: probeFresh,
+		Found: d.set.Hint, Probe: probeFresh, Fresh: freshAgent(d.refuse),
 		Meet: func(ctx context.Context, name frame.PeerName, at netip.AddrPort) error {
 			return d.mesh().Meet(ctx, name, at)
 		},
