@@ -110,7 +110,6 @@ type Agent struct {
 	peers     map[frame.PeerName]*peer
 	behaviour [2]Behaviour             // of IPv4 and IPv6
 	surveying chan struct{}            // closed when the survey under way is over; nil: none is
-	kicked    int                      // how often the network changed
 	silent    map[netip.Addr]time.Time // other addresses of servers that did not answer
 }
 
