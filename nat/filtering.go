@@ -48,6 +48,19 @@ func (a *Agent) filtering(ctx context.Context, at netip.AddrPort, answers []Answ
 	return f
 }
 
+// sharpened is what is known of filtering after another look at the same NAT. Helpers
+// that are asked too often say nothing, and those that have met us meanwhile tell less.
+func (f Filtering) sharpened(now Filtering) Filtering {
+	known := f != "" && f != UnknownFiltering
+	switch {
+	case now == UnknownFiltering && known:
+		return f
+	case now == OpenOrAddressFiltering && (f == OpenFiltering || f == AddressFiltering):
+		return f
+	}
+	return now
+}
+
 // filteringByPeers is filtering with the help of peers.
 func (a *Agent) filteringByPeers(ctx context.Context, at netip.AddrPort) Filtering {
 	near, far := a.helpers()

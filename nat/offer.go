@@ -198,7 +198,7 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 		if i < 0 {
 			continue
 		}
-		wg.Go(func() { b.Filtering = a.filtering(ctx, b.Answers[i].Mapped, b.Answers) })
+		wg.Go(func() { b.Filtering = b.Filtering.sharpened(a.filtering(ctx, b.Answers[i].Mapped, b.Answers)) })
 		wg.Go(func() {
 			seen := Unknown
 			if len(b.Mapped) > 0 { // there is a NAT

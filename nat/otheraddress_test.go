@@ -273,6 +273,24 @@ func TestAnswersFromElsewhere(t *testing.T) {
 	})
 }
 
+// TestFilteringStays: helpers that have answered often enough for now do not make it
+// unknown again.
+func TestFilteringStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nattest.Config{})
+		w.join(w.net.Site(nattest.SiteConfig{}).Hosts[0], nil)
+		site := w.net.Site(nattest.SiteConfig{Kind: nattest.PortRestricted})
+		x := w.join(site.Hosts[0], nil)
+		x.seen = site.Outside
+		w.look()
+		for i := range 8 {
+			if got, _, _ := x.Survey(t.Context()); got.Filtering != nat.AddressPortFiltering {
+				t.Fatalf("survey %d: %+v", i, got)
+			}
+		}
+	})
+}
+
 // TestHairpin: behind a NAT that lets inside hosts reach its outside address, and behind
 // one that does not.
 func TestHairpin(t *testing.T) {
