@@ -39,7 +39,7 @@ demo: build ## show a mesh of three hosts in network namespaces (root)
 	./meshd demo
 
 test: ## run all tests (root: those in network namespaces too)
-	@.ci/need $(GO) certificates nft? iperf3?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver?
 	$(GO) test -p 1 -timeout 15m $(PKG)
 	$(if $(filter ./...,$(PKG)),cd integration/dashboard && $(GO) test ./...)
 
@@ -48,11 +48,11 @@ dashboard: ## check the queries of the Grafana dashboard and of the alerts again
 	cd integration/dashboard && $(GO) test -count=1 ./...
 
 portable: ## run whole daemons and the demo once more with all offloads off (root)
-	@.ci/need $(GO) certificates nft? iperf3?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver?
 	MESHD_TAP_OFFLOAD=off MESHD_UDP_OFFLOAD=off $(GO) test -count=1 -timeout 15m ./integration
 
 race: ## run all tests with the race detector
-	@.ci/need $(GO) certificates gcc nft? iperf3?
+	@.ci/need $(GO) certificates gcc nft? iperf3? turnserver?
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m $(PKG)
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
@@ -75,7 +75,7 @@ soak-traffic: dist/bench ## carry checked traffic for SOAKTIME (10m) and see tha
 	dist/bench -soak $(SOAKTIME) -only '$(ONLY)'
 
 integration: ## run whole daemons in network namespaces (root)
-	@.ci/need $(GO) certificates nft? iperf3?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver?
 	$(GO) test -count=1 -timeout 20m ./integration/...
 
 natmatrix: ## run all pairs of NATs and print what became of each (root)
@@ -83,7 +83,7 @@ natmatrix: ## run all pairs of NATs and print what became of each (root)
 	MESHD_NATMATRIX=all $(GO) test -count=1 -timeout 30m -v -run '^TestNATMatrix$$' ./integration | grep -E '^(\||---|FAIL|ok|panic)|_test.go.*(want|not within)'
 
 soak: ## harm a mesh for MESHD_SOAK (30m) and see that nothing leaks (root)
-	@.ci/need $(GO) certificates nft? iperf3?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver?
 	MESHD_SOAK=$(MESHD_SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak$$' ./integration/...
 
 lint: ## check format, vet and staticcheck

@@ -1,8 +1,6 @@
 package integration
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -14,8 +12,28 @@ import (
 
 // natReport is what the test needs of `meshd nat --json`.
 type natReport struct {
-	IPv4 nat.Behaviour `json:"ipv4"`
-	IPv6 nat.Behaviour `json:"ipv6"`
+	IPv4       nat.Behaviour   `json:"ipv4"`
+	IPv6       nat.Behaviour   `json:"ipv6"`
+	Candidates []nat.Candidate `json:"candidates"`
+	DoubleNAT  nat.Verdict     `json:"double_nat"`
+}
+
+// natClass is what `meshd nat` has to say of a NAT.
+func natClass(kind lab.NATKind) nat.Behaviour {
+	mapping := map[nattest.Dependence]nat.Mapping{
+		nattest.EndpointIndependent: nat.EndpointIndependent, nattest.AddressDependent: nat.AddressDependent, nattest.AddressAndPortDependent: nat.AddressPortDependent,
+	}
+	filtering := map[nattest.Dependence]nat.Filtering{
+		nattest.EndpointIndependent: nat.OpenFiltering, nattest.AddressDependent: nat.AddressFiltering, nattest.AddressAndPortDependent: nat.AddressPortFiltering,
+	}
+	switch seen := nattest.Kind(kind).Seen(); kind {
+	case lab.NATUDPBlocked:
+		return nat.Behaviour{Mapping: nat.UnknownMapping, Filtering: nat.UnknownFiltering, Blocked: true}
+	case lab.NATNone:
+		return nat.Behaviour{Mapping: nat.NoNAT, Filtering: nat.OpenFiltering}
+	default:
+		return nat.Behaviour{Mapping: mapping[seen.Mapping], Filtering: filtering[seen.Filtering]}
+	}
 }
 
 // TestNATClasses: `meshd nat` says of each NAT in the kernel what it is in RFC 4787's
@@ -24,12 +42,6 @@ type natReport struct {
 func TestNATClasses(t *testing.T) {
 	once(t)
 	t.Parallel()
-	mapping := map[nattest.Dependence]nat.Mapping{
-		nattest.EndpointIndependent: nat.EndpointIndependent, nattest.AddressDependent: nat.AddressDependent, nattest.AddressAndPortDependent: nat.AddressPortDependent,
-	}
-	filtering := map[nattest.Dependence]nat.Filtering{
-		nattest.EndpointIndependent: nat.OpenFiltering, nattest.AddressDependent: nat.AddressFiltering, nattest.AddressAndPortDependent: nat.AddressPortFiltering,
-	}
 	w := newNATWorld(t)
 	second, site := w.behind("weave02", lab.SiteConfig{})
 	helper, _ := w.behind("helper", lab.SiteConfig{NAT: lab.NATSymmetric})
@@ -47,22 +59,10 @@ func TestNATClasses(t *testing.T) {
 			defer x.down()
 			w.reach(x, helper)
 			time.Sleep(2 * time.Second) // for announcements, so that one look is enough
-			want := nat.Behaviour{Mapping: nat.NoNAT, Filtering: nat.OpenFiltering}
-			if seen := nattest.Kind(kind).Seen(); kind == lab.NATUDPBlocked {
-				want = nat.Behaviour{Mapping: nat.UnknownMapping, Filtering: nat.UnknownFiltering, Blocked: true}
-			} else if kind != lab.NATNone {
-				want.Mapping, want.Filtering = mapping[seen.Mapping], filtering[seen.Filtering]
-			}
-			w.eventually("the NAT is known", func(ctx context.Context) error {
-				out, err := x.Command(ctx, "nat", "--json")
-				if err != nil {
-					return err
-				}
-				var r natReport
-				if err := json.Unmarshal([]byte(out), &r); err != nil {
-					return lab.Final(err)
-				}
-				if b := r.IPv4; b.Mapping != want.Mapping || b.Filtering != want.Filtering || b.Blocked != want.Blocked {
+			want := natClass(kind)
+			x.survey("the NAT is known", func(r natReport) error {
+				b := r.IPv4
+				if b.Mapping != want.Mapping || b.Filtering != want.Filtering || b.Blocked != want.Blocked {
 					time.Sleep(5 * time.Second) // helpers send a handful only
 					return fmt.Errorf("%s and %s, blocked %v; want %s and %s, blocked %v", b.Mapping, b.Filtering, b.Blocked, want.Mapping, want.Filtering, want.Blocked)
 				}

@@ -35,6 +35,7 @@ type Peer struct {
 	Dialled  bool           // its control connection was dialled over TCP: it can be reached
 	Addr     netip.AddrPort // the other end of its session; invalid: unknown
 	Data     netip.AddrPort // of its data socket, over a path that works; invalid: unknown
+	Sees     netip.Addr     // where it sees our control connection from, as it says; invalid: unknown
 }
 
 // Known is what a peer has announced of itself.
@@ -71,6 +72,9 @@ type Config struct {
 	// Probe sends from a socket made for it, as strangers would. nil: no peer gets help
 	// to measure its filtering.
 	Probe func(to netip.AddrPort, b []byte) error
+	// Fresh makes an agent at a socket of its own that has sent nothing yet, to measure
+	// filtering with a server's help; end closes it. nil: that is not done.
+	Fresh func(ctx context.Context) (fresh *Agent, end func() error, err error)
 	// Found is told that checks went both ways between our data socket and a peer's
 	// address; Meet makes a session there.
 	Found func(peer frame.PeerName, at netip.AddrPort)
@@ -104,14 +108,21 @@ type Agent struct {
 	pending   map[transactionID]pending
 	checks    map[string]*check // by user name
 	peers     map[frame.PeerName]*peer
-	behaviour [2]Behaviour  // of IPv4 and IPv6
-	surveying chan struct{} // closed when the survey under way is over; nil: none is
+	behaviour [2]Behaviour             // of IPv4 and IPv6
+	surveying chan struct{}            // closed when the survey under way is over; nil: none is
+	silent    map[netip.Addr]time.Time // other addresses of servers that did not answer
 }
 
 // pending is a request that waits for its answer.
+// Its functions are called by a reader, and do not block.
 type pending struct {
-	to   netip.AddrPort
-	take func(m *stun.Message, at netip.AddrPort) // called by a reader; does not block
+	to   netip.AddrPort // that has to answer
+	take func(m *stun.Message, at netip.AddrPort)
+	// asked is where the request went, if not to who has to answer; kept is told that
+	// the answer, whatever it is, came from there.
+	asked netip.AddrPort
+	kept  func()
+	echo  func() // is told that the request came back to us; nil: it is not for us
 }
 
 // New makes an agent. It starts nothing.
@@ -119,7 +130,7 @@ func New(c Config) *Agent {
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	return &Agent{
 		cfg: c, log: c.Log, answers: rate.NewLimiter(answersPerSec, answersAtOnce), wake: make(chan struct{}, 1),
-		pending: map[transactionID]pending{}, checks: map[string]*check{}, peers: map[frame.PeerName]*peer{},
+		pending: map[transactionID]pending{}, checks: map[string]*check{}, peers: map[frame.PeerName]*peer{}, silent: map[netip.Addr]time.Time{},
 	}
 }
 
@@ -144,10 +155,18 @@ func (a *Agent) Take(b []byte, from netip.AddrPort, reply func(to netip.AddrPort
 	}
 }
 
-// requested answers a request: one with a user name belongs to a round.
+// requested answers a request: one with a user name belongs to a round. All answers go
+// out where the request came in, whatever CHANGE-REQUEST says.
 func (a *Agent) requested(m *stun.Message, from netip.AddrPort, reply func(netip.AddrPort, []byte)) {
 	if !a.answers.Allow() {
 		a.excess.Add(1)
+		return
+	}
+	a.mu.Lock()
+	ours := a.pending[m.TransactionID]
+	a.mu.Unlock()
+	if ours.echo != nil {
+		ours.echo()
 		return
 	}
 	var key []byte
@@ -179,11 +198,17 @@ func (a *Agent) requested(m *stun.Message, from netip.AddrPort, reply func(netip
 func (a *Agent) responded(m *stun.Message, from netip.AddrPort) {
 	a.mu.Lock()
 	p, asked := a.pending[m.TransactionID]
-	if asked && p.to == from {
+	kept := asked && p.kept != nil && p.asked == from
+	right := asked && p.take != nil && p.to == from
+	if kept || right {
 		delete(a.pending, m.TransactionID)
 	}
 	a.mu.Unlock()
-	if !asked || p.to != from || m.Type.Class != stun.ClassSuccessResponse {
+	if kept {
+		p.kept()
+		return
+	}
+	if !right || m.Type.Class != stun.ClassSuccessResponse {
 		a.unasked.Add(1)
 		return
 	}
@@ -218,40 +243,89 @@ func (a *Agent) forget(ids ...transactionID) {
 // or says what is wrong with the answer.
 func (a *Agent) Ask(ctx context.Context, server netip.AddrPort) (at netip.AddrPort, rtt time.Duration, err error) {
 	server = netip.AddrPortFrom(server.Addr().Unmap(), server.Port())
-	answers := make(chan netip.AddrPort, askTimes)
+	h, err := a.ask(ctx, question{to: server, from: server})
+	if err != nil {
+		return netip.AddrPort{}, 0, err
+	}
+	return h.mapped, h.rtt, nil
+}
+
+// question is what a server is asked.
+type question struct {
+	to     netip.AddrPort
+	from   netip.AddrPort // that has to answer
+	change change         // by which the server knows that; 0: from is to
+	told   bool           // another server told of to: no more is sent there than to peers' candidates
+}
+
+// heard is what a server answers.
+type heard struct {
+	mapped netip.AddrPort // what it sees us as
+	other  netip.AddrPort // its other address; not valid: none
+	rtt    time.Duration
+}
+
+// ask asks a server. Besides what Ask says the error may be errKept.
+func (a *Agent) ask(ctx context.Context, q question) (heard, error) {
+	type answer struct {
+		m  *stun.Message
+		at netip.AddrPort
+	}
+	answers, kept := make(chan answer, askTimes), make(chan struct{}, askTimes)
+	p := pending{to: q.from, take: func(m *stun.Message, at netip.AddrPort) {
+		answers <- answer{m, at}
+	}}
+	if q.change != 0 {
+		p.asked, p.kept = q.to, func() { kept <- struct{}{} }
+	}
 	var ids []transactionID
 	defer func() { a.forget(ids...) }()
 	wait := askFirst
 	for range askTimes {
 		id, sent := newTransactionID(), time.Now()
-		if !a.expect(id, pending{server, func(_ *stun.Message, at netip.AddrPort) { answers <- at }}) {
-			return at, 0, fmt.Errorf("more than %d requests wait for answers", maxPending)
+		if !a.expect(id, p) {
+			return heard{}, fmt.Errorf("more than %d requests wait for answers", maxPending)
 		}
 		ids = append(ids, id)
-		if err := a.cfg.Send(server, bindingRequest(id), 0); err != nil {
-			return at, 0, err
+		if q.told && !a.budget.allow(sent, q.to) {
+			a.unspent.Add(1)
+			return heard{}, ErrNoAnswer
+		}
+		if err := a.cfg.Send(q.to, bindingRequest(id, q.change), 0); err != nil {
+			return heard{}, err
 		}
 		timer := time.NewTimer(wait)
 		select {
-		case at = <-answers:
+		case x := <-answers:
 			timer.Stop()
-			if why := Usable(at); why != "" && !slices.Contains(a.cfg.Addresses(), at.Addr()) {
-				a.refused.Add(1)
-				return netip.AddrPort{}, 0, fmt.Errorf("it says that we are %v: %s", at, why)
+			if q.told {
+				a.budget.answered(q.to)
 			}
-			if why := a.refuse(at.Addr()); why != "" {
-				a.refused.Add(1)
-				return netip.AddrPort{}, 0, fmt.Errorf("it says that we are %v: %s", at, why)
-			}
-			return at, time.Since(sent), nil
+			return heard{mapped: x.at, other: a.otherAddress(x.m, q.from), rtt: time.Since(sent)}, a.doubt(x.at)
+		case <-kept:
+			timer.Stop()
+			return heard{}, errKept
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return at, 0, context.Cause(ctx)
+			return heard{}, context.Cause(ctx)
 		}
 		wait *= 2
 	}
-	return at, 0, ErrNoAnswer
+	return heard{}, ErrNoAnswer
+}
+
+// doubt is what is wrong with the address that a server says we have.
+func (a *Agent) doubt(at netip.AddrPort) error {
+	why := Usable(at)
+	if slices.Contains(a.cfg.Addresses(), at.Addr()) {
+		why = ""
+	}
+	if why = cmp.Or(why, a.refuse(at.Addr())); why == "" {
+		return nil
+	}
+	a.refused.Add(1)
+	return fmt.Errorf("it says that we are %v: %s", at, why)
 }
 
 func (a *Agent) refuse(ip netip.Addr) string {

@@ -249,7 +249,7 @@ func (c *check) send(to netip.AddrPort, choose bool, hops int) (id transactionID
 		return id, err
 	}
 	sent := time.Now()
-	if !c.a.expect(id, pending{to, func(m *stun.Message, _ netip.AddrPort) {
+	if !c.a.expect(id, pending{to: to, take: func(m *stun.Message, _ netip.AddrPort) {
 		if stun.MessageIntegrity(c.key).Check(m) != nil {
 			c.a.forged.Add(1)
 			return
@@ -276,7 +276,7 @@ func (c *check) choose(ctx context.Context, best Candidate) (Candidate, error) {
 		if err != nil {
 			return Candidate{}, err
 		}
-		if !c.a.expect(id, pending{best.Addr, func(m *stun.Message, _ netip.AddrPort) {
+		if !c.a.expect(id, pending{to: best.Addr, take: func(m *stun.Message, _ netip.AddrPort) {
 			if stun.MessageIntegrity(c.key).Check(m) == nil {
 				done <- struct{}{}
 			}

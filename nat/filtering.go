@@ -19,6 +19,8 @@ import (
 // that we have not sent anything. A neighbour sends only to the address at which it sees
 // us; who does not see us sends to an address that does not answer a handful at most, as
 // in rounds (budget.go).
+//
+// Where peers cannot tell, a STUN server may (otheraddress.go).
 
 // filterTime is how long checks of helpers are waited for.
 const filterTime = 1500 * time.Millisecond
@@ -26,8 +28,35 @@ const filterTime = 1500 * time.Millisecond
 // probeTimes is how often a helper sends its check.
 const probeTimes = 3
 
-// filtering measures who may send to an outside address of ours.
-func (a *Agent) filtering(ctx context.Context, at netip.AddrPort) Filtering {
+// filtering measures who may send to an outside address of ours. answers are those of
+// the servers that told of it.
+func (a *Agent) filtering(ctx context.Context, at netip.AddrPort, answers []Answer) Filtering {
+	f := a.filteringByPeers(ctx, at)
+	i := slices.IndexFunc(answers, func(x Answer) bool { return x.Err == "" && x.Other.IsValid() })
+	if f != UnknownFiltering && f != OpenOrAddressFiltering || i < 0 {
+		return f
+	}
+	if by := a.filteringBy(ctx, answers[i].Addr); by != UnknownFiltering {
+		return by
+	}
+	return f
+}
+
+// sharpened is what is known of filtering after another look at the same NAT. Helpers
+// that are asked too often say nothing, and those that have met us meanwhile tell less.
+func (f Filtering) sharpened(now Filtering) Filtering {
+	known := f != "" && f != UnknownFiltering
+	switch {
+	case now == UnknownFiltering && known:
+		return f
+	case now == OpenOrAddressFiltering && (f == OpenFiltering || f == AddressFiltering):
+		return f
+	}
+	return now
+}
+
+// filteringByPeers is filtering with the help of peers.
+func (a *Agent) filteringByPeers(ctx context.Context, at netip.AddrPort) Filtering {
 	near, far := a.helpers()
 	var tested, came [2]bool
 	var wg sync.WaitGroup

@@ -88,7 +88,7 @@ func lives(ctx context.Context, x, y *Agent, server netip.AddrPort, d time.Durat
 		if err != nil {
 			return false, err
 		}
-		if !x.expect(m.TransactionID, pending{server, func(*stun.Message, netip.AddrPort) { came <- struct{}{} }}) {
+		if !x.expect(m.TransactionID, pending{to: server, take: func(*stun.Message, netip.AddrPort) { came <- struct{}{} }}) {
 			return false, errors.New("too many requests")
 		}
 		defer x.forget(m.TransactionID)

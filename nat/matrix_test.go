@@ -227,7 +227,7 @@ func (w *world) look() {
 				p.Addr = netip.AddrPortFrom(o.seen, 40000)
 			}
 			if o.name == 1 {
-				p.Dialled = true
+				p.Dialled, p.Sees = true, n.seen
 				for _, a := range o.host.Addrs { // of a family that both have
 					if n.mux.Socket(netip.AddrPortFrom(a, 1)) != nil {
 						p.Addr = netip.AddrPortFrom(a, 6783)

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -26,6 +27,9 @@ import (
 
 // maxOffer is how long an offer may be in bytes.
 const maxOffer = 4096
+
+// maxObserved is how many addresses that neighbours tell are offered.
+const maxObserved = 4
 
 // surveyAge is how old what servers said may be for an offer.
 const surveyAge = 10 * time.Second
@@ -101,12 +105,36 @@ func (a *Agent) offer(ctx context.Context, round string) signal {
 			candidates = append(candidates, Candidate{Observed, netip.AddrPortFrom(at.Addr(), a.cfg.Port)})
 		}
 	}
+	for _, ip := range a.observed() {
+		candidates = append(candidates, Candidate{Observed, netip.AddrPortFrom(ip, a.cfg.Port)})
+	}
 	have4, have6 := a.cfg.Families()
 	candidates = slices.DeleteFunc(candidates, func(c Candidate) bool {
 		is4 := c.Addr.Addr().Unmap().Is4()
 		return is4 && !have4 || !is4 && !have6
 	})
 	return signal{Verb: verbOffer, Round: round, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
+}
+
+// observed are the addresses at which neighbours say that they see us, stock routers
+// too, those that most agree on first.
+func (a *Agent) observed() []netip.Addr {
+	votes := map[netip.Addr]int{}
+	a.mu.Lock()
+	for _, p := range a.peers {
+		if p.Session && p.Sees.IsValid() {
+			votes[p.Sees]++
+		}
+	}
+	a.mu.Unlock()
+	ours := a.cfg.Addresses()
+	maps.DeleteFunc(votes, func(ip netip.Addr, _ int) bool {
+		return slices.Contains(ours, ip) || Usable(netip.AddrPortFrom(ip, a.cfg.Port)) != "" || a.refuse(ip) != ""
+	})
+	all := slices.SortedFunc(maps.Keys(votes), func(x, y netip.Addr) int {
+		return cmp.Or(cmp.Compare(votes[y], votes[x]), x.Compare(y))
+	})
+	return all[:min(len(all), maxObserved)]
 }
 
 func (a *Agent) more() []Candidate {
@@ -151,7 +179,7 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 		a.mu.Lock()
 		for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
 			if was := a.behaviour[i]; slices.Equal(was.Mapped, b.Mapped) && was.Filtering != "" {
-				b.Filtering = was.Filtering
+				b.Filtering, b.Hairpin = was.Filtering, was.Hairpin
 			}
 		}
 		a.behaviour = [2]Behaviour{four, six}
@@ -171,16 +199,20 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 	v4, v6 = a.resurvey(ctx, 0)
 	var wg sync.WaitGroup
 	for _, b := range []*Behaviour{&v4, &v6} {
-		for _, x := range b.Answers {
-			if x.Err == "" {
-				wg.Go(func() {
-					if f := a.filtering(ctx, x.Mapped); f != UnknownFiltering { // else what was measured before
-						b.Filtering = f
-					}
-				})
-				break
-			}
+		i := slices.IndexFunc(b.Answers, func(x Answer) bool { return x.Err == "" })
+		if i < 0 {
+			continue
 		}
+		wg.Go(func() { b.Filtering = b.Filtering.sharpened(a.filtering(ctx, b.Answers[i].Mapped, b.Answers)) })
+		wg.Go(func() {
+			seen := Unknown
+			if len(b.Mapped) > 0 { // there is a NAT
+				seen = a.hairpin(ctx, b.Mapped[0])
+			}
+			if seen != Unknown || b.Hairpin == "" {
+				b.Hairpin = seen
+			}
+		})
 	}
 	wg.Wait()
 	a.mu.Lock()

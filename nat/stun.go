@@ -45,9 +45,13 @@ func parse(b []byte) (*stun.Message, error) {
 	return m, nil
 }
 
-// bindingRequest is a request that anybody answers.
-func bindingRequest(id transactionID) []byte {
-	return stun.MustBuild(stun.BindingRequest, stun.NewTransactionIDSetter(id), stun.Fingerprint).Raw
+// bindingRequest is a request that anybody answers. c: 0, or from where.
+func bindingRequest(id transactionID, c change) []byte {
+	setters := []stun.Setter{stun.BindingRequest, stun.NewTransactionIDSetter(id)}
+	if c != 0 {
+		setters = append(setters, c)
+	}
+	return stun.MustBuild(append(setters, stun.Fingerprint)...).Raw
 }
 
 // bindingResponse answers a request that came from an address; key: nil where the

@@ -38,6 +38,8 @@ type Answer struct {
 	Mapped netip.AddrPort `json:"mapped,omitzero"`
 	RTT    time.Duration  `json:"rtt,omitempty"`
 	Err    string         `json:"error,omitempty"`
+	// Other is another address of the server, RFC 5780, where it answers too.
+	Other netip.AddrPort `json:"other_address,omitzero"`
 }
 
 // Mapping is how a NAT chooses the outside address of ours, RFC 4787 section 4.1.
@@ -70,6 +72,7 @@ type Behaviour struct {
 	Step      int              `json:"port_step,omitempty"` // from each new mapping to the next; 0: irregular, or it does not matter
 	Mapped    []netip.AddrPort `json:"mapped,omitempty"`    // our outside addresses, each once
 	Answers   []Answer         `json:"answers,omitempty"`
+	Hairpin   Verdict          `json:"hairpin,omitempty"` // our outside address can be reached from inside; empty: not looked for
 	At        time.Time        `json:"at"`
 }
 
@@ -103,20 +106,33 @@ func (a *Agent) survey(ctx context.Context, servers []Server, local []netip.Addr
 			asks = append(asks, Answer{Server: s.Name, Addr: netip.AddrPortFrom(s.Addr.Addr(), s.Other)})
 		}
 	}
+	a.askAll(ctx, asks, false)
+	b := conclude(asks, local, a.cfg.Port)
+	if len(b.Mapped) > 0 && (b.Mapping == UnknownMapping || b.Mapping == DestinationDependent) {
+		if more := a.elsewhere(ctx, asks); len(more) > 0 {
+			b = conclude(append(asks, more...), local, a.cfg.Port)
+		}
+	}
+	b.At = time.Now()
+	return b
+}
+
+// askAll fills in the answers to all asks. told: as in question.
+func (a *Agent) askAll(ctx context.Context, asks []Answer, told bool) {
 	var wg sync.WaitGroup
 	for i := range asks {
 		wg.Go(func() {
-			at, rtt, err := a.Ask(ctx, asks[i].Addr)
-			asks[i].Mapped, asks[i].RTT = at, rtt
+			x := &asks[i]
+			at := netip.AddrPortFrom(x.Addr.Addr().Unmap(), x.Addr.Port())
+			h, err := a.ask(ctx, question{to: at, from: at, told: told})
 			if err != nil {
-				asks[i].Err = err.Error()
+				x.Err = err.Error()
+				return
 			}
+			x.Mapped, x.RTT, x.Other = h.mapped, h.rtt, h.other
 		})
 	}
 	wg.Wait()
-	b := conclude(asks, local, a.cfg.Port)
-	b.At = time.Now()
-	return b
 }
 
 // conclude draws the conclusion from what servers answered. Those that are on our side

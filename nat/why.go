@@ -9,6 +9,9 @@ import (
 // announceTime is how long a peer may need to announce itself.
 const announceTime = 5 * time.Second
 
+// foundTime is how long it may take until frames go where checks came through.
+const foundTime = 5 * time.Second
+
 // Reasons says in sentences why there is no direct way to a peer whose Status this
 // is, and what would help; who is the peer's name for people. ours are our behaviours
 // for IPv4 and IPv6.
@@ -24,6 +27,8 @@ func (s Status) Reasons(who string, ours [2]Behaviour) (reasons []string, remedy
 		return []string{"a direct way is being looked for now"}, "wait a few seconds"
 	case !tried:
 		return []string{"a direct way has not been looked for yet"}, "wait a few seconds"
+	case last.Err == "" && time.Since(last.At) < foundTime:
+		return []string{"a direct way was found just now, and frames do not go there yet"}, "wait a few seconds"
 	case len(last.Local) == 0:
 		return []string{"this host has no address to offer"}, "check its interfaces and routes, and nat.external"
 	case blocked(ours):
@@ -74,6 +79,9 @@ func (s Status) tries(last Try) string {
 		if t.Err != "" {
 			n++
 		}
+	}
+	if last.Err == "" {
+		last.Err = "came through, but no path there works"
 	}
 	parts := make([]string, 0, len(last.Remote))
 	for _, c := range last.Remote {

@@ -16,6 +16,11 @@ func TestReasons(t *testing.T) {
 			Local: []Candidate{{Host, addr}}, Remote: []Candidate{{Reflexive, addr}}, Theirs: [2]Brief{theirs.brief(), {}}, Err: ErrNoPair.Error(),
 		}}}
 	}
+	found := func(age time.Duration) Status {
+		s := tried(easy)
+		s.Tries[0].Err, s.Tries[0].At = "", time.Now().Add(-age)
+		return s
+	}
 	for _, tt := range []struct {
 		name         string
 		s            Status
@@ -26,6 +31,8 @@ func TestReasons(t *testing.T) {
 		{"new", Status{Since: time.Now()}, easy, "y was found just now", "wait"},
 		{"not tried", Status{Known: true}, easy, "has not been looked for yet", "wait"},
 		{"under way", Status{Known: true, Active: true}, easy, "is being looked for now", "wait"},
+		{"found", found(0), easy, "was found just now", "wait"},
+		{"found in vain", found(time.Minute), easy, "a firewall or NAT between them", "opening UDP 6785"},
 		{"no address", Status{Known: true, Tries: []Try{{Err: "x"}}}, easy, "no address to offer", "nat.external"},
 		{"blocked here", tried(easy), blocked, "UDP seems not to pass at this host", "allow UDP"},
 		{"blocked there", tried(blocked), easy, "UDP seems not to pass at y", "there"},

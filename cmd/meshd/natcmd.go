@@ -19,6 +19,7 @@ import (
 	"meshd/internal/mux"
 	"meshd/internal/udp"
 	"meshd/nat"
+	"meshd/nat/portmap"
 	"meshd/routing/signal"
 )
 
@@ -28,7 +29,9 @@ type NATReport struct {
 	IPv6       nat.Behaviour   `json:"ipv6"`
 	Candidates []nat.Candidate `json:"candidates"`
 	// Mapping says what came of asking the gateway for a mapping.
-	Mapping    string         `json:"port_mapping,omitempty"`
+	Mapping string `json:"port_mapping,omitempty"`
+	// DoubleNAT says whether the gateway is behind another NAT itself.
+	DoubleNAT  nat.Verdict    `json:"double_nat"`
 	STUN       *nat.Counts    `json:"stun,omitempty"`
 	Signalling *signal.Counts `json:"signalling,omitempty"`
 	Lifetime   string         `json:"lifetime,omitempty"` // of the mapping of an idle socket; empty: not measured
@@ -44,11 +47,12 @@ func (d *daemon) NAT(ctx context.Context) (NATReport, error) {
 	if t == nil {
 		return NATReport{}, errNoTraversal
 	}
-	r := NATReport{Daemon: true}
+	r := NATReport{Daemon: true, DoubleNAT: nat.Unknown}
 	r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
 	if t.mapper == nil {
 		r.Mapping = "off by nat.port_mapping"
 	} else if m, why := t.mapper.Current(); m.External.IsValid() {
+		r.DoubleNAT = doubleNAT(m, r.IPv4.Mapped)
 		r.Mapping = fmt.Sprintf("%v by %s of %v", m.External, m.Protocol, m.Gateway)
 		if m.DoubleNAT {
 			r.Mapping += ", which is behind another NAT itself: of no use"
@@ -59,6 +63,23 @@ func (d *daemon) NAT(ctx context.Context) (NATReport, error) {
 	stun, signalling := t.agent.Counts(), t.channel.Counts()
 	r.STUN, r.Signalling = &stun, &signalling
 	return r, nil
+}
+
+// doubleNAT tells from the outside address that a gateway says it has, and those that
+// servers see, whether there is another NAT before it.
+func doubleNAT(m portmap.Mapping, mapped []netip.AddrPort) nat.Verdict {
+	switch {
+	case m.DoubleNAT:
+		return nat.Yes
+	case len(mapped) == 0:
+		return nat.Unknown
+	}
+	for _, at := range mapped {
+		if at.Addr() == m.External.Addr() {
+			return nat.No
+		}
+	}
+	return nat.Yes
 }
 
 func (a *api) nat(w http.ResponseWriter, r *http.Request) {
@@ -77,12 +98,15 @@ func newNATCmd(connect func() *client) *cobra.Command {
 		Use:   "nat",
 		Short: "Say what the NATs before this host do",
 		Long: `Say what the NATs before this host do, in the terms of RFC 4787, for IPv4 and IPv6:
-how outside ports are chosen (mapping), who may send to them (filtering), and at which
-addresses peers are told to look for us, with the answer of each STUN server.
+how outside ports are chosen (mapping), who may send to them (filtering), whether they
+can be reached from inside (hairpin), and at which addresses peers are told to look for
+us, with the answer of each STUN server. double NAT says whether the gateway, where it
+spoke NAT-PMP or UPnP, is behind another NAT.
 
 The running daemon is asked, which looks from its own socket and asks its neighbours
 and nat.stun_servers. Without one, or with --server, a socket of this command asks the
-servers given.`,
+servers given. Where neighbours do not suffice one server does, if it has a second address
+(RFC 5780, coturn for example); filtering is measured from another socket then.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := natReport(cmd.Context(), connect(), servers)
@@ -127,7 +151,8 @@ func surveyAlone(ctx context.Context, servers []string) (r NATReport, err error)
 			return r, usageError{fmt.Errorf("--server: %w", fault)}
 		}
 	}
-	t, end, err := lone(ctx, servers)
+	r.DoubleNAT = nat.Unknown
+	t, end, err := lone(ctx, servers, nil)
 	if err != nil {
 		return r, err
 	}
@@ -138,9 +163,9 @@ func surveyAlone(ctx context.Context, servers []string) (r NATReport, err error)
 	return r, end()
 }
 
-// lone is a traversal without a mesh, at a port of its own, that knows only servers. end
-// closes it.
-func lone(ctx context.Context, servers []string) (t *traversal, end func() error, err error) {
+// lone is a traversal without a mesh, at a port of its own, that knows only servers, and
+// which addresses to refuse; nil: none. end closes it.
+func lone(ctx context.Context, servers []string, refuse func(netip.Addr) string) (t *traversal, end func() error, err error) {
 	conns, err := udp.ListenPort(":0", udp.Offload{})
 	if err != nil {
 		return nil, nil, err
@@ -149,11 +174,12 @@ func lone(ctx context.Context, servers []string) (t *traversal, end func() error
 	if err != nil {
 		return nil, nil, err
 	}
-	t = &traversal{
-		addresses: &hostAddresses{refuse: func(netip.Addr) string { return "" }}, servers: servers, log: slog.New(slog.DiscardHandler),
+	if refuse == nil {
+		refuse = func(netip.Addr) string { return "" }
 	}
+	t = &traversal{addresses: &hostAddresses{refuse: refuse}, servers: servers, log: slog.New(slog.DiscardHandler)}
 	t.agent = nat.New(nat.Config{
-		Port: m.Port(), Families: familiesOf(m), Addresses: t.addresses.all, Servers: t.resolveServers,
+		Port: m.Port(), Families: familiesOf(m), Addresses: t.addresses.all, Servers: t.resolveServers, Refuse: refuse, Fresh: freshAgent(refuse),
 		Send: func(to netip.AddrPort, b []byte, hops int) error { return sendFrom(m, to, b, hops) },
 	})
 	m.Handle(mux.STUN, t.taker)
@@ -163,15 +189,26 @@ func lone(ctx context.Context, servers []string) (t *traversal, end func() error
 	return t, func() error { cancel(); return <-ended }, nil
 }
 
+// freshAgent makes agents at sockets of their own.
+func freshAgent(refuse func(netip.Addr) string) func(context.Context) (*nat.Agent, func() error, error) {
+	return func(ctx context.Context) (*nat.Agent, func() error, error) {
+		t, end, err := lone(ctx, nil, refuse)
+		if err != nil {
+			return nil, nil, err
+		}
+		return t.agent, end, nil
+	}
+}
+
 // lifetime measures how long mappings live, with the first server that answers to
 // sockets that it does not know.
 func lifetime(ctx context.Context, r NATReport, progress io.Writer) (text string, err error) {
-	a, endA, err := lone(ctx, nil)
+	a, endA, err := lone(ctx, nil, nil)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, endA()) }()
-	b, endB, err := lone(ctx, nil)
+	b, endB, err := lone(ctx, nil, nil)
 	if err != nil {
 		return "", err
 	}
@@ -217,6 +254,9 @@ func (r NATReport) print(out io.Writer) error {
 			fmt.Fprintf(&b, "  outside   %s\n", strings.Join(each(f.b.Mapped, netip.AddrPort.String), ", "))
 			fmt.Fprintf(&b, "  port      %s\n", portWords(f.b))
 		}
+		if f.b.Hairpin != "" {
+			fmt.Fprintf(&b, "  hairpin   %s\n", f.b.Hairpin)
+		}
 		t := newTable("  SERVER", "ADDRESS", "SEES US AS", ">RTT", "ERROR")
 		for _, a := range f.b.Answers {
 			mapped, rtt := "", ""
@@ -237,6 +277,9 @@ func (r NATReport) print(out io.Writer) error {
 	}
 	if r.Mapping != "" {
 		fmt.Fprintf(&b, "port mapping: %s\n", r.Mapping)
+	}
+	if r.DoubleNAT != "" {
+		fmt.Fprintf(&b, "double NAT: %s\n", r.DoubleNAT)
 	}
 	if r.STUN != nil && r.Signalling != nil {
 		fmt.Fprintf(&b, "STUN: %d answered, %d malformed, %d unasked, %d forged, %d too many, %d addresses refused, %d checks withheld\n",

@@ -103,7 +103,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 			return nat.Known{UID: p.UID, Secret: p.Secret, Data: p.Ports.Data, Other: p.Ports.Other}, ok
 		},
 		Request: t.channel.Request, Notify: t.channel.Notify,
-		Found: d.set.Hint, Probe: probeFresh,
+		Found: d.set.Hint, Probe: probeFresh, Fresh: freshAgent(d.refuse),
 		Meet: func(ctx context.Context, name frame.PeerName, at netip.AddrPort) error {
 			return d.mesh().Meet(ctx, name, at)
 		},
@@ -136,7 +136,7 @@ func (t *traversal) watch(views []control.PeerView) {
 		uids[v.Name] = v.UID
 		if t.discovery.Load() || v.Session {
 			p := nat.Peer{
-				Name: v.Name, NickName: v.NickName, UID: v.UID, Session: v.Session, Direct: v.Direct, Dialled: v.Dialled, Addr: v.Addr,
+				Name: v.Name, NickName: v.NickName, UID: v.UID, Session: v.Session, Direct: v.Direct, Dialled: v.Dialled, Addr: v.Addr, Sees: v.Sees,
 			}
 			for _, path := range v.Paths {
 				if path.State.Up && transportShares(path.Transport) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"meshd/nat"
+	"meshd/nat/portmap"
 	"meshd/routing/control"
 	"meshd/routing/signal"
 )
@@ -60,6 +61,26 @@ func TestWhyTexts(t *testing.T) {
 	}
 }
 
+func TestDoubleNAT(t *testing.T) {
+	ours, others := netip.MustParseAddrPort("203.0.113.7:6785"), netip.MustParseAddrPort("203.0.113.8:6785")
+	for _, tt := range []struct {
+		name   string
+		m      portmap.Mapping
+		mapped []netip.AddrPort
+		want   nat.Verdict
+	}{
+		{"the gateway says so", portmap.Mapping{External: netip.MustParseAddrPort("100.64.0.2:6785"), DoubleNAT: true}, nil, nat.Yes},
+		{"servers see it", portmap.Mapping{External: ours}, []netip.AddrPort{ours}, nat.No},
+		{"servers see one of its addresses", portmap.Mapping{External: ours}, []netip.AddrPort{others, ours}, nat.No},
+		{"servers see another", portmap.Mapping{External: ours}, []netip.AddrPort{others}, nat.Yes},
+		{"no server", portmap.Mapping{External: ours}, nil, nat.Unknown},
+	} {
+		if got := doubleNAT(tt.m, tt.mapped); got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestNATTexts(t *testing.T) {
 	server := netip.MustParseAddrPort("198.51.100.2:6785")
 	answers := []nat.Answer{
@@ -68,16 +89,31 @@ func TestNATTexts(t *testing.T) {
 	}
 	for name, r := range map[string]NATReport{
 		"nat-daemon.txt": {
-			Daemon: true, IPv4: nat.Behaviour{Mapping: nat.EndpointIndependent, Filtering: nat.UnknownFiltering, Preserves: true, Mapped: []netip.AddrPort{answers[0].Mapped}, Answers: answers},
-			Candidates: []nat.Candidate{{Kind: nat.Host, Addr: netip.MustParseAddrPort("192.168.1.2:6785")}}, Mapping: "none: no gateway",
+			Daemon: true, IPv4: nat.Behaviour{Mapping: nat.EndpointIndependent, Filtering: nat.UnknownFiltering, Preserves: true, Mapped: []netip.AddrPort{answers[0].Mapped}, Answers: answers, Hairpin: nat.No},
+			Candidates: []nat.Candidate{{Kind: nat.Host, Addr: netip.MustParseAddrPort("192.168.1.2:6785")}}, Mapping: "none: no gateway", DoubleNAT: nat.Unknown,
 			STUN: &nat.Counts{Answered: 3}, Signalling: &signal.Counts{Forged: 1},
 		},
 		"nat-blocked.txt": {IPv4: nat.Behaviour{Mapping: nat.UnknownMapping, Blocked: true, Answers: answers[1:]}},
+		"nat-foreign.txt": {
+			IPv4: nat.Behaviour{
+				Mapping: nat.EndpointIndependent, Filtering: nat.AddressFiltering, Hairpin: nat.Yes, Mapped: []netip.AddrPort{answers[0].Mapped},
+				Answers: []nat.Answer{
+					{Server: "192.0.2.1", Addr: netip.MustParseAddrPort("192.0.2.1:3478"), Mapped: answers[0].Mapped, RTT: 2 * time.Millisecond, Other: netip.MustParseAddrPort("192.0.2.2:3479")},
+					{Server: "192.0.2.1", Addr: netip.MustParseAddrPort("192.0.2.2:3479"), Mapped: answers[0].Mapped, RTT: 3 * time.Millisecond},
+				},
+			},
+			DoubleNAT: nat.Yes,
+		},
 	} {
 		var out strings.Builder
 		if err := r.print(&out); err != nil {
 			t.Fatal(err)
 		}
 		golden(t, name, out.String())
+		out.Reset()
+		if err := printJSON(&out, r, true); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, strings.TrimSuffix(name, ".txt")+".json", out.String())
 	}
 }

@@ -91,7 +91,7 @@ func TestSTUNAnswer(t *testing.T) {
 	s := NewSTUN()
 	from := netip.MustParseAddrPort("198.51.100.1:1")
 	answer := func(raw []byte) *stun.Message {
-		raw = s.answer(udp.Message{Buf: raw, N: len(raw), Addr: from})
+		raw, _ = s.answer(udp.Message{Buf: raw, N: len(raw), Addr: from}, nil)
 		if raw == nil {
 			return nil
 		}
@@ -135,6 +135,6 @@ func FuzzSTUNAnswer(f *testing.F) {
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.Fingerprint).Raw)
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.NewUsername("u")).Raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		NewSTUN().answer(udp.Message{Buf: raw, N: len(raw), Addr: netip.MustParseAddrPort("[2001:db8::1]:1")})
+		NewSTUN().answer(udp.Message{Buf: raw, N: len(raw), Addr: netip.MustParseAddrPort("[2001:db8::1]:1")}, nil)
 	})
 }

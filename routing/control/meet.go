@@ -2,10 +2,10 @@ package control
 
 import (
 	"context"
-
 	"net/netip"
 
 	"meshd/internal/frame"
+	"meshd/routing"
 	"meshd/transport"
 )
 
@@ -19,6 +19,7 @@ type PeerView struct {
 	Native   bool           // it is a neighbour, and meshd
 	Dialled  bool           // we have dialled its session over TCP: it can be reached
 	Addr     netip.AddrPort // the other end of its session
+	Sees     netip.Addr     // of us, as it tells; invalid: nothing, or it is no neighbour
 	Paths    []transport.PathStats
 }
 
@@ -37,11 +38,20 @@ func (m *Mesh) tellWatch() {
 			v.Direct, v.Session, v.Addr = n.established, n.session != nil, n.at.Addr
 			v.Native = n.session == nil || n.session.native
 			v.Dialled = n.outbound && n.at.Carrier == CarrierTCP
+			v.Sees = seen(p, m.cfg.Self.Name)
 			v.Paths = n.link.Paths()
 		}
 		views = append(views, v)
 	}
 	m.cfg.Watch(views)
+}
+
+// seen is the IP address at which a peer says that it sees another one's control
+// connection. Stock routers say it too.
+func seen(by routing.Peer, who frame.PeerName) netip.Addr {
+	c, _ := by.Connection(who)
+	at, _ := parseTopologyAddress(c.RemoteAddr)
+	return at.Addr.Addr().Unmap()
 }
 
 // Meet makes a session with a peer that was found at an address, over the carrier
