@@ -301,7 +301,11 @@ func (a *Agent) ask(ctx context.Context, q question) (heard, error) {
 			if q.told {
 				a.budget.answered(q.to)
 			}
-			return heard{mapped: x.at, other: a.otherAddress(x.m, q.from), rtt: time.Since(sent)}, a.doubt(x.at)
+			h := heard{mapped: x.at, rtt: time.Since(sent)}
+			if q.change == 0 && !q.told { // not needed there, and some that coturn names would be refused
+				h.other = a.otherAddress(x.m, q.to)
+			}
+			return h, a.doubt(x.at)
 		case <-kept:
 			timer.Stop()
 			return heard{}, errKept
