@@ -238,6 +238,9 @@ func (m *PMTU) Next(now time.Time, sizes []int) []int {
 	return sizes
 }
 
+// Testing reports whether tests are in progress.
+func (m *PMTU) Testing() bool { return len(m.trials) > 0 }
+
 // Due is when Next wants to be called; zero: never.
 func (m *PMTU) Due() time.Time {
 	var due time.Time
