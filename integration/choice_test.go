@@ -307,3 +307,28 @@ func TestBlockedTransports(t *testing.T) {
 	move("quic and sleeve are blocked", func() { a.block("others", blockQUIC+blockSleeve) }, "punch", "tcp")
 	f.end()
 }
+
+// TestDeadStandby: the transport in use and the next best one are blocked at once, when
+// nothing has gone over the latter for long. Pings go on over the third one.
+//
+//	weave01 ── lan ── weave02
+func TestDeadStandby(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.needNFT()
+	lan := w.lan("lan")
+	a, b := w.host("weave01", lan.at("10.0.0.1/24")), w.host("weave02", lan.at("10.0.0.2/24"))
+	w.mesh(a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	both := func(f func(h, other *host)) { f(a, b); f(b, a) }
+	both(func(h, other *host) { h.uses(other, "punch") })
+	p := boxes[0].pings(boxes[1])
+	time.Sleep(20 * time.Second) // the others rest after 10 s
+	a.block("both", blockPunch+blockQUIC)
+	both(func(h, other *host) { h.uses(other, "sleeve") })
+	p.more(20)
+	if d := p.end().Outage; d > roamed {
+		t.Errorf("no answer for %v, want at most %v", d, roamed)
+	}
+}

@@ -13,6 +13,8 @@ import (
 //     the others takes over at once;
 //   - a better one takes over from one that works after takeOver of health, which
 //     grows for a transport that fails again and again;
+//   - one that rests may be dead without anybody knowing, so it is asked before it
+//     takes over: all are as soon as the one in use is doubtful;
 //   - within opening of the first path, and where the order was changed by hand, it
 //     does so at once.
 
@@ -67,23 +69,35 @@ func (l *Link) pickLocked(now time.Time, old *slot, atOnce bool) (best *slot) {
 		current = l.usableLocked(old.name)
 	}
 	best = current
+	var ask []Path // what would take over if it were known to work
 	for name := range l.standings {
 		s := l.usableLocked(name)
 		if s == nil || s == current {
 			continue
 		}
-		if current != nil && !atOnce && !l.mayTakeOverLocked(now, name, current) {
-			continue
+		if current != nil && !atOnce {
+			if !l.mayTakeOverLocked(now, name, current) {
+				continue
+			}
+			if s.state.Unproven {
+				if l.betterLocked(now, s.name, current.name) {
+					ask = append(ask, s.path)
+				}
+				continue
+			}
 		}
 		if best == nil || l.betterLocked(now, s.name, best.name) {
 			best = s
 		}
 	}
+	if len(ask) > 0 {
+		go hurry(ask) // not with the link's mutex held
+	}
 	return best
 }
 
 // mayTakeOverLocked reports whether a transport may take over from a path that
-// works.
+// works, as soon as its own is known to work too.
 func (l *Link) mayTakeOverLocked(now time.Time, name string, current *slot) bool {
 	t := l.standings[name]
 	switch {
@@ -101,10 +115,12 @@ func (l *Link) mayTakeOverLocked(now time.Time, name string, current *slot) bool
 // betterLocked orders transports whose paths are up: those that are used, those
 // that are not doubtful, the one chosen by hand, healthy ones, those that do not come and go, by preference.
 func (l *Link) betterLocked(now time.Time, a, b string) bool {
+	inUse := l.best.Load()
+	needed := inUse == nil || !inUse.usable() // then it matters what is known to work
 	rank := func(name string) [6]int {
-		t := l.standings[name]
+		t, st := l.standings[name], &l.usableLocked(name).state
 		return [6]int{
-			toInt(!l.order.used(name)), toInt(l.usableLocked(name).state.Doubtful), toInt(name != l.order.pin), toInt(t.lossy),
+			toInt(!l.order.used(name)), toInt(st.Doubtful || st.Unproven && needed), toInt(name != l.order.pin), toInt(t.lossy),
 			toInt(t.flapping() && !t.ready(now)), l.order.rank(name),
 		}
 	}

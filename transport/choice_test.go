@@ -357,3 +357,73 @@ func TestAnUsablePathIsUsed(t *testing.T) {
 		}
 	})
 }
+
+// When the path in use is doubtful or dies, those that could take its place find out
+// at once whether they work, and so do all when the host's network changes.
+func TestOthersAreHurried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChoosing(t, Preferences{}, "a", "b", "c")
+		want := func(when string, a, b, cc int) {
+			t.Helper()
+			got := [3]int{}
+			for i, w := range c.wires {
+				got[i] = w.made[0].hurries()
+			}
+			if got != [3]int{a, b, cc} {
+				t.Errorf("%s: hurried %v, want %v", when, got, [3]int{a, b, cc})
+			}
+		}
+		want("while all work", 0, 0, 0)
+		c.wire("b").made[0].states <- State{Up: true, Doubtful: true}
+		synctest.Wait()
+		want("when one that stands by is doubtful", 0, 0, 0)
+		c.wire("a").made[0].states <- State{Up: true, Doubtful: true}
+		synctest.Wait()
+		want("when the one in use is doubtful", 0, 1, 1)
+		c.want("c", "when the others are doubtful")
+		c.report("a", true)
+		c.report("c", false)
+		want("when the one in use dies", 1, 2, 1)
+		c.set.Hurry()
+		want("when the network changes", 2, 3, 1)
+	})
+}
+
+// A doubtful path is left only for one that is known to work; where it has died, such a
+// one is preferred.
+func TestUnprovenPathIsNoRefuge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChoosing(t, Preferences{}, "a", "b", "c")
+		tell := func(name string, st State) {
+			st.Up = true
+			c.wire(name).made[0].states <- st
+			synctest.Wait()
+		}
+		tell("b", State{Unproven: true})
+		tell("c", State{Unproven: true})
+		tell("a", State{Doubtful: true})
+		c.want("a", "while nothing else is known to work")
+		tell("c", State{})
+		c.want("c", "when one has answered")
+		tell("a", State{})
+		c.sleep(maxTakeOver)
+		c.want("a", "when it was healthy for long")
+		tell("c", State{Unproven: true})
+		c.report("a", false)
+		c.want("b", "when it dies and none is known to work")
+		c.report("a", true)
+		c.sleep(maxTakeOver)
+		tell("c", State{})
+		c.report("a", false)
+		c.want("c", "when it dies and one is known to work")
+		hurries := c.wire("a").made[0].hurries()
+		tell("a", State{Unproven: true})
+		c.sleep(maxTakeOver)
+		c.want("c", "when a better one rests in good health")
+		if c.wire("a").made[0].hurries() == hurries {
+			t.Error("the better one was not asked")
+		}
+		tell("a", State{})
+		c.want("a", "when it has answered")
+	})
+}

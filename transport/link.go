@@ -176,10 +176,37 @@ func (l *Link) countersLocked(name string) *Counters {
 func (l *Link) report(s *slot, st State) {
 	l.mu.Lock()
 	s.counters.agreed(s.state, st)
+	var others []Path
+	if s == l.best.Load() && s.state.Up && (!st.Up || st.Doubtful && !s.state.Doubtful) {
+		others = l.othersLocked(s)
+	}
 	s.state = st
 	old := l.chooseLocked(false)
 	l.mu.Unlock()
+	hurry(others)
 	l.settle(old)
+}
+
+// othersLocked are the paths that could take the place of one; nil: all there are.
+func (l *Link) othersLocked(but *slot) (paths []Path) {
+	for _, a := range l.sessions {
+		for _, s := range a.slots {
+			if s != but && s.path != nil && s.usable() {
+				paths = append(paths, s.path)
+			}
+		}
+	}
+	return paths
+}
+
+// hurry tells paths that rest, those with a method Hurry, to find out at once whether
+// they work.
+func hurry(paths []Path) {
+	for _, p := range paths {
+		if h, ok := p.(interface{ Hurry() }); ok {
+			h.Hurry()
+		}
+	}
 }
 
 // ended notes that a path has stopped running.

@@ -121,6 +121,7 @@ func (s *Set) open(link *Link, o order, sess Session, index int, name string, co
 	sess.SendControl = func(tag byte, msg []byte) error { return control(index, tag, msg) }
 	link.mu.Lock()
 	sess.Counters = link.countersLocked(name)
+	sess.Pace = &link.standings[name].pace
 	link.mu.Unlock()
 	path, err := t.Open(sess)
 	if err != nil {
@@ -156,6 +157,20 @@ func (s *Set) Hint(peer frame.PeerName, at netip.AddrPort) {
 			h.Hint(at)
 		}
 	}
+}
+
+// Hurry makes all paths that rest find out at once whether they work, because the
+// host's network has changed.
+func (s *Set) Hurry() {
+	var paths []Path
+	s.mu.Lock()
+	for _, l := range s.links {
+		l.mu.Lock()
+		paths = append(paths, l.othersLocked(nil)...)
+		l.mu.Unlock()
+	}
+	s.mu.Unlock()
+	hurry(paths)
 }
 
 // named is the transport of that name, nil if there is none.

@@ -28,6 +28,7 @@ type wirePath struct {
 	sent    int
 	flushed int
 	control []byte
+	hurried int
 }
 
 func (w *wire) Name() string { return w.name }
@@ -60,6 +61,18 @@ func (p *wirePath) counts() (sent, flushed int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sent, p.flushed
+}
+
+func (p *wirePath) Hurry() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hurried++
+}
+
+func (p *wirePath) hurries() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hurried
 }
 
 func (p *wirePath) HandleControl(tag byte, _ []byte) {

@@ -1,6 +1,10 @@
 package transport
 
-import "time"
+import (
+	"time"
+
+	"meshd/internal/pathstate"
+)
 
 // Times of choosing between the transports of a link.
 const (
@@ -36,6 +40,7 @@ type standing struct {
 	blamed       bool          // since its last time of health
 	failedAt     time.Time     // when it was blamed last; zero: never
 	wait         time.Duration // health before it takes over; 0: takeOver
+	pace         pathstate.Pace
 }
 
 // observe takes the state of the transport's path now; nil: none is up. The loss

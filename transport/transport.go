@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/pathstate"
 )
 
 // ErrNoPath is what Send returns where no path to the neighbour works.
@@ -97,6 +98,11 @@ type Session struct {
 	Authenticated bool
 	// Native: the neighbour is meshd and takes our probes.
 	Native bool
+	// Rests: both ends let idle paths be, with a probe only now and then.
+	Rests bool
+	// Pace is what is known of how long the way over this transport may be silent; nil:
+	// nothing. Set.Attach fills it in.
+	Pace *pathstate.Pace
 	// SendControl queues an overlay control message on the control connection.
 	// It never waits; an error means the connection is gone.
 	SendControl func(tag byte, msg []byte) error
@@ -111,6 +117,7 @@ type Session struct {
 type State struct {
 	Up        bool           // frames get through, as far as this side knows
 	Doubtful  bool           // Up, but signs of life are overdue: another path is to be preferred
+	Unproven  bool           // Up, but nobody has asked lately whether it is
 	MTU       int            // largest inner IP packet in bytes; 0: unknown
 	RTT       time.Duration  // smoothed; 0: unknown
 	MinRTT    time.Duration  // smallest of the last 5 minutes; 0: unknown

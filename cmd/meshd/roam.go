@@ -67,6 +67,7 @@ func (t *traversal) follow(ctx context.Context) {
 // kick begins anew.
 func (t *traversal) kick(why string) {
 	t.log.Info("looking for direct ways anew", "reason", why)
+	t.hurry()
 	t.agent.Kick()
 	if t.mapper != nil {
 		t.mapper.Again()

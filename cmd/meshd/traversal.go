@@ -31,6 +31,7 @@ import (
 type traversal struct {
 	agent     *nat.Agent
 	channel   *signal.Channel
+	hurry     func()          // makes paths that rest find out whether they work
 	mapper    *portmap.Mapper // nil: nat.port_mapping is off
 	addresses *hostAddresses
 	external  []nat.Candidate
@@ -62,7 +63,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 	}
 	t := &traversal{
 		addresses: &hostAddresses{refuse: d.refuse}, servers: d.cfg.NAT.STUNServers, log: d.log,
-		ports: signal.Ports{Data: shared.Port()},
+		ports: signal.Ports{Data: shared.Port()}, hurry: d.set.Hurry,
 	}
 	if d.ports.stun != nil {
 		t.ports.Other = d.ports.stun.Port()

@@ -53,6 +53,7 @@ type Life struct {
 	heardFloor, reachedFloor time.Time
 	downAt                   time.Time
 	questionAt, questionEnd  time.Time // zero: nothing is in question
+	rest
 }
 
 // Begin starts to judge. native: the neighbour is meshd and answers probes;
@@ -70,15 +71,19 @@ func (l *Life) Reached() time.Time { return l.reached }
 func (l *Life) Reach(at time.Time) { l.reached = later(l.reached, at) }
 
 // Replied notes that a probe sent at that time was replied to.
-func (l *Life) Replied(sent time.Time) {
+func (l *Life) Replied(now, sent time.Time) {
 	l.Reach(sent)
+	l.proven(now, sent)
 	l.replied = later(l.replied, sent)
 }
 
 // Question demands a sign of life, within a second, of a path whose control
 // connection is lost: the reply to a probe that is sent from now on, or a
 // datagram that cannot have been under way already.
-func (l *Life) Question(now time.Time) { l.questionAt, l.questionEnd = now, now.Add(questionTime) }
+func (l *Life) Question(now time.Time) {
+	l.Interrupt(now)
+	l.questionAt, l.questionEnd = now, now.Add(questionTime)
+}
 
 // Stalled notes that we did not run for a time before now.
 func (l *Life) Stalled(now time.Time, d time.Duration) {
@@ -96,6 +101,7 @@ func (l *Life) Stalled(now time.Time, d time.Duration) {
 	if !l.questionEnd.IsZero() {
 		l.questionEnd = l.questionEnd.Add(d)
 	}
+	l.judgeAt = l.judgeAt.Add(d)
 }
 
 // Judge decides. heard is zero where nothing was heard yet; ready: both ends have
@@ -113,13 +119,14 @@ func (l *Life) Judge(now, heard time.Time, ready, lost bool) {
 	}
 	silent, unreached := now.Sub(l.heardFloor), now.Sub(later(l.reached, l.reachedFloor))
 	switch {
-	case !ready:
+	case !ready, l.resting:
 	case l.Up && l.questioned(now), l.Up && silent >= deadAfter:
 		l.down(now, notHeardWhy)
 	case l.Up && unreached >= deadAfter:
 		l.down(now, notReachedWhy)
 	case !l.Up && !lost && now.Sub(heard) < aliveWithin && now.Sub(l.reached) < aliveWithin:
 		l.Up, l.Why = true, ""
+		l.activeAt, l.watchAt, l.level, l.proofs = now, time.Time{}, 0, 0
 	}
 }
 
@@ -132,6 +139,9 @@ func (l *Life) down(now time.Time, why string) { l.Up, l.Why, l.downAt = false, 
 
 // anxious reports whether signs of life are overdue.
 func (l *Life) anxious(now time.Time) bool {
+	if l.resting {
+		return false
+	}
 	return !l.questionAt.IsZero() || now.Sub(l.heardFloor) >= quietAfter ||
 		now.Sub(later(l.reached, l.reachedFloor)) >= quietAfter
 }
@@ -139,7 +149,7 @@ func (l *Life) anxious(now time.Time) bool {
 // Doubtful reports whether a path that is up may be dead: the signs of life that are
 // overdue did not come when they were asked for. heard is as for Judge.
 func (l *Life) Doubtful(now, heard time.Time) bool {
-	return l.native && l.Up && (now.Sub(later(l.heardFloor, heard)) >= doubtAfter ||
+	return l.native && l.Up && !l.resting && (now.Sub(later(l.heardFloor, heard)) >= doubtAfter ||
 		now.Sub(later(l.reached, l.reachedFloor)) >= doubtAfter)
 }
 
@@ -151,9 +161,15 @@ func (l *Life) Due(now, heard time.Time) time.Time {
 		return heard.Add(stockSilence)
 	}
 	due := now.Add(farFuture)
+	if l.resting {
+		if t := l.replied.Add(doubtAfter); t.After(now) {
+			due = t // it is unproven
+		}
+		return due
+	}
 	reached := later(l.reached, l.reachedFloor)
 	for _, t := range [...]time.Time{
-		l.questionEnd, heard.Add(quietAfter), heard.Add(doubtAfter), heard.Add(deadAfter),
+		l.questionEnd, l.judgeAt, heard.Add(quietAfter), heard.Add(doubtAfter), heard.Add(deadAfter),
 		reached.Add(quietAfter), reached.Add(doubtAfter), reached.Add(deadAfter),
 	} {
 		if t.After(now) && t.Before(due) {

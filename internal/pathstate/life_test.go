@@ -100,8 +100,8 @@ func TestLifeQuestion(t *testing.T) {
 	}{
 		{"nothing", func(s *lifeSim) {}, false},
 		{"what was under way", func(s *lifeSim) { s.hear(5100 * ms); s.Reach(s.begun.Add(5100 * ms)) }, false},
-		{"reply to an older probe", func(s *lifeSim) { s.Replied(s.begun.Add(4999 * ms)) }, false},
-		{"reply", func(s *lifeSim) { s.Replied(s.begun.Add(5000 * ms)); s.hear(5050 * ms) }, true},
+		{"reply to an older probe", func(s *lifeSim) { s.Replied(s.begun.Add(5050*ms), s.begun.Add(4999*ms)) }, false},
+		{"reply", func(s *lifeSim) { s.Replied(s.begun.Add(5050*ms), s.begun.Add(5000*ms)); s.hear(5050 * ms) }, true},
 		{"data", func(s *lifeSim) { s.hear(5300 * ms) }, true},
 	}
 	for _, tt := range tests {

@@ -238,6 +238,9 @@ func (m *PMTU) Next(now time.Time, sizes []int) []int {
 	return sizes
 }
 
+// Testing reports whether tests are in progress.
+func (m *PMTU) Testing() bool { return len(m.trials) > 0 }
+
 // Due is when Next wants to be called; zero: never.
 func (m *PMTU) Due() time.Time {
 	var due time.Time
@@ -379,8 +382,7 @@ func (m *PMTU) begin(now time.Time) {
 		if !now.Before(m.retryAt) {
 			m.search(now)
 		}
-	case !now.Before(m.raiseAt):
-		m.raise(now)
+	case !now.Before(m.raiseAt) && m.raise(now):
 	case !now.Before(m.checkAt):
 		m.checkAt = now.Add(m.c.Verify)
 		m.checking, m.answered = true, true
@@ -388,15 +390,16 @@ func (m *PMTU) begin(now time.Time) {
 	}
 }
 
-// raise looks for more than the MTU in use.
-func (m *PMTU) raise(now time.Time) {
+// raise looks for more than the MTU in use, and reports whether there may be more.
+func (m *PMTU) raise(now time.Time) bool {
 	m.raiseWait = min(2*m.raiseWait, raiseLast)
 	m.raiseAt = now.Add(m.raiseWait)
 	if m.mtu >= m.bound {
-		return
+		return false
 	}
 	m.good, m.bad = m.mtu, m.bound+1
 	m.try(now, m.ladder(m.mtu+1, m.bound))
+	return true
 }
 
 // note remembers that a size was tested, and forgets old tests.

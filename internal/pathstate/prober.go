@@ -26,7 +26,7 @@ type Prober struct {
 	marks [probeMemory]mark
 	srtt  time.Duration
 	least minRTT
-	heard time.Time // when the last reply came
+	heard time.Time // when the last reply came, or a rest ended after that
 }
 
 // mark is a probe that was sent.
@@ -40,6 +40,8 @@ type mark struct {
 func (b *Prober) Due(now time.Time, l *Life) time.Time {
 	every := probeEvery
 	switch {
+	case l.resting:
+		every = l.every
 	case !l.Up && now.Sub(l.downAt) >= patientAfter:
 		every = probePatient
 	case l.Up && l.anxious(now):
@@ -51,12 +53,17 @@ func (b *Prober) Due(now time.Time, l *Life) time.Time {
 	return b.last.Add(every)
 }
 
-// Send numbers a probe that is sent now.
-func (b *Prober) Send(now time.Time) (sequence uint32) {
+// Send numbers a probe that is sent now, on a path that lives like that: it does not
+// rest any more.
+func (b *Prober) Send(now time.Time, l *Life) (sequence uint32) {
+	l.Wake(now)
 	sequence = b.next
 	b.marks[sequence%probeMemory] = mark{sequence: sequence, at: now}
 	b.next++
 	b.last = now
+	if !b.heard.IsZero() {
+		b.heard = later(b.heard, l.wokeAt)
+	}
 	return sequence
 }
 

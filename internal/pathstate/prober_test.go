@@ -14,7 +14,7 @@ func TestProber(t *testing.T) {
 	if _, ok := b.Replied(now, 0); ok {
 		t.Error("a reply to a probe that was never sent counts")
 	}
-	n := b.Send(now)
+	n := b.Send(now, &Life{})
 	if sent, ok := b.Replied(now.Add(40*time.Millisecond), n); !ok || !sent.Equal(now) {
 		t.Errorf("reply = %v %v, want %v", sent, ok, now)
 	}
@@ -24,7 +24,7 @@ func TestProber(t *testing.T) {
 	if b.RTT() != 40*time.Millisecond {
 		t.Errorf("RTT = %v, want 40 ms", b.RTT())
 	}
-	n = b.Send(now)
+	n = b.Send(now, &Life{})
 	b.Replied(now.Add(120*time.Millisecond), n)
 	if b.RTT() != 50*time.Millisecond { // 7/8·40 + 1/8·120
 		t.Errorf("smoothed RTT = %v, want 50 ms", b.RTT())
@@ -34,7 +34,7 @@ func TestProber(t *testing.T) {
 	}
 	for i := range 200 {
 		now = now.Add(probeEvery)
-		n := b.Send(now)
+		n := b.Send(now, &Life{})
 		if i%4 != 0 {
 			b.Replied(now.Add(time.Millisecond), n)
 		}
@@ -62,10 +62,10 @@ func TestProberDue(t *testing.T) {
 		}
 	}
 	due("nothing sent yet", 0)
-	b.Send(now)
+	b.Send(now, &Life{})
 	due("not up yet", probeEvery)
 	now = now.Add(patientAfter)
-	b.Send(now)
+	b.Send(now, &Life{})
 	due("down for long", probePatient)
 	l.Reach(now)
 	l.Judge(now, now, true, false)
@@ -81,28 +81,28 @@ func TestLossAfterSilence(t *testing.T) {
 	var b Prober
 	now := time.Unix(1_000_000, 0)
 	for range 5 { // nobody is there yet
-		b.Send(now)
+		b.Send(now, &Life{})
 		now = now.Add(probeEvery)
 	}
 	for range 4 {
-		b.Replied(now, b.Send(now))
+		b.Replied(now, b.Send(now, &Life{}))
 		now = now.Add(probeEvery)
 	}
 	if l := b.Loss(now); l != 0 {
 		t.Errorf("loss = %v of a path that has just come up, want 0", l)
 	}
 	for range 30 {
-		b.Send(now)
+		b.Send(now, &Life{})
 		now = now.Add(probeAnxious)
 	}
 	if l := b.Loss(now); l < 0.8 {
 		t.Errorf("loss = %v of a path that carries nothing any more", l)
 	}
-	b.Replied(now, b.Send(now))
+	b.Replied(now, b.Send(now, &Life{}))
 	if l := b.Loss(now.Add(lostAfter)); l != 0 {
 		t.Errorf("loss = %v of a path that is back, want 0", l)
 	}
-	b.Send(now)
+	b.Send(now, &Life{})
 	if l := b.Loss(now.Add(lostAfter)); l != 1.0/6 {
 		t.Errorf("loss = %v, want one of 6", l)
 	}

@@ -152,7 +152,7 @@ func (m *Mesh) hello(addr netip.Addr, ephemeral *ecdh.PrivateKey) localHello {
 		Name: self.Name, NickName: self.NickName, UID: self.UID, ConnID: rand.Uint64(),
 		ShortID: self.ShortID, HasShortID: self.HasShortID,
 		Overlays: m.cfg.Set.Names(), HasOverlays: true,
-		Native: true, Port: m.cfg.Port, Abilities: []string{AbilityProbe, AbilityLeave, AbilityRefusal},
+		Native: true, Port: m.cfg.Port, Abilities: []string{AbilityProbe, AbilityLeave, AbilityRefusal, AbilityRest},
 		Ephemeral: (*[32]byte)(ephemeral.PublicKey().Bytes()),
 	}
 	if m.cfg.Stock {

@@ -50,6 +50,7 @@ const (
 	AbilityProbe    = "probe"    // answers path probes
 	AbilityLeave    = "leave"    // says good-bye before it ends
 	AbilityRefusal  = "refusal"  // says why it refuses a peer, and listens to that
+	AbilityRest     = "rest"     // probes idle paths only now and then, and lets others do so
 	AbilityIdentity = "identity" // signs the handshake with its key
 )
 

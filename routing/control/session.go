@@ -79,7 +79,7 @@ func (s *session) attach(set *transport.Set, self transport.Peer) (err error) {
 	sess := transport.Session{
 		Local: self, Remote: s.peer, UID: s.uid, Dialled: s.dialled,
 		Stream: s.stream, LocalAddr: addrPort(s.stream.LocalAddr()), RemoteAddr: s.addr, Native: s.native,
-		Secret: s.secret, Authenticated: s.authenticated(),
+		Secret: s.secret, Authenticated: s.authenticated(), Rests: s.conn.Features.Can(AbilityRest),
 	}
 	if s.carrier != CarrierTCP {
 		sess.ControlPort = s.conn.Features.Port

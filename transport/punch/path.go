@@ -60,6 +60,7 @@ type path struct {
 
 	heard     atomic.Int64  // of the last authentic datagram: nanoseconds from t.epoch; 0: none
 	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
+	traffic   pathstate.Traffic
 	evicted   chan struct{} // closed by evict
 	evictOnce sync.Once
 	refused   atomic.Bool // the kernel refused datagrams that fit the MTU as we know it
@@ -122,7 +123,10 @@ func overhead(to netip.AddrPort) int {
 }
 
 // Send implements transport.Sender.
-func (p *path) Send(pk frame.Packet) error { return p.tx.send(&pk) }
+func (p *path) Send(pk frame.Packet) error {
+	p.busy()
+	return p.tx.send(&pk)
+}
 
 // Flush implements transport.Sender. Errors of the socket are counted.
 func (p *path) Flush() error {
@@ -187,6 +191,7 @@ func (p *path) step(now time.Time) orders {
 		p.pmtu.Shift(late)
 	}
 	wasUp := p.life.Up
+	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
 	p.life.Judge(now, p.heardAt(), !p.readyAt.IsZero(), p.lost)
 	if p.life.Up && !wasUp {
 		p.pmtu.Suspect(now) // it may be another way now, and tests in progress are stale
@@ -200,6 +205,9 @@ func (p *path) step(now time.Time) orders {
 	o.state = p.stateLocked(now, o.err)
 	o.due = p.dueLocked(now)
 	p.due = o.due
+	if p.traffic.Rest(p.life.Resting()) {
+		p.rouse()
+	}
 	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
 	return o
 }
@@ -211,6 +219,9 @@ func (p *path) beginLocked(now time.Time) {
 	}
 	p.begun = true
 	p.life.Begin(now, true)
+	if p.session.Rests {
+		p.life.MayRest(p.session.Pace)
+	}
 	p.hello = hello{index: p.index, port: p.t.mux.Port(), can: p.t.can}.append(nil)
 	p.meetLocked(now)
 }
@@ -333,7 +344,7 @@ func (p *path) mtuLocked() int {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
+		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), Unproven: p.life.Unproven(now), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
 		Addr: p.addr, Encrypted: true, Authenticated: p.session.Authenticated,
 		Rekeys: p.keys.changes(),
 	}
@@ -382,8 +393,11 @@ func (p *path) dueLocked(now time.Time) time.Time {
 		earliest(p.routeAt)
 		earliest(p.probeDueLocked(now))
 	}
-	if p.life.Up {
+	if p.life.Up && (!p.life.Idle(now) || p.pmtu.Testing()) {
 		earliest(p.pmtu.Due())
+	}
+	if due.Before(now) { // what was put off while the path was idle: no stall
+		return now
 	}
 	return due
 }
@@ -495,8 +509,26 @@ func (p *path) follow(now time.Time, from netip.AddrPort) bool {
 	return true
 }
 
+// Hurry probes a path at once that rests, because it may soon be needed.
+func (p *path) Hurry() {
+	p.mu.Lock()
+	if p.life.Resting() {
+		p.life.Wake(time.Now())
+		p.prober.Hurry()
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
 // evict makes Run end.
 func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
+
+// busy notes that frames flow.
+func (p *path) busy() {
+	if p.traffic.Note() {
+		p.rouse()
+	}
+}
 
 // rouse makes Run look at once.
 func (p *path) rouse() {

@@ -394,7 +394,7 @@ func TestTooManyPaths(t *testing.T) {
 
 // exchange lets a send a probe, and b its reply.
 func exchange(a, b *end, now time.Time) {
-	a.path.sendProbe(now, orders{probe: true, seq: a.path.prober.Send(now)})
+	a.path.sendProbe(now, orders{probe: true, seq: a.path.prober.Send(now, &a.path.life)})
 	b.feed(addrA, a.wire.take()...)
 	a.feed(addrB, b.wire.take()...)
 }

@@ -39,13 +39,13 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	if !p.life.Up && p.home != p.addr {
 		o.home = p.home
 	}
-	o.probe, o.seq = true, p.prober.Send(now)
+	o.probe, o.seq = true, p.prober.Send(now, &p.life)
 	p.probedAt = now
 }
 
 // testLocked orders tests of the path's MTU.
 func (p *path) testLocked(now time.Time, o *orders) {
-	if !p.life.Up {
+	if !p.life.Up || p.life.Idle(now) && !p.pmtu.Testing() {
 		return
 	}
 	if p.pmtu.MTU() == 0 && p.routeMTU != 0 {
@@ -133,32 +133,34 @@ func (p *path) allowed(now time.Time) bool {
 
 // answer answers a probe, and takes what it says of our datagrams.
 func (p *path) answer(now time.Time, q encap.NativeQuestion, bad uint32) {
+	p.mu.Lock()
+	look := p.life.Asked(now, q.Sequence, &p.prober)
 	if q.Heard != encap.NativeNever {
-		p.mu.Lock()
 		p.life.Reach(now.Add(-time.Duration(q.Heard) * time.Millisecond))
-		down := !p.life.Up
-		p.mu.Unlock()
-		if down {
-			p.rouse()
-		}
+		look = look || !p.life.Up
+	}
+	p.mu.Unlock()
+	if look {
+		p.rouse()
 	}
 	if p.allowed(now) {
 		p.send(encap.AppendNativeReply(nil, encap.NativeAnswer{Sequence: q.Sequence, Bad: bad}), netip.AddrPort{}, nil)
 	}
 }
 
-// answered takes the reply to a probe. A path that is down may be up by it.
+// answered takes the reply to a probe. A path that is down may be up by it, and one
+// that rested can be relied on again.
 func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 	p.mu.Lock()
+	look := !p.life.Up || p.life.Unproven(now)
 	sent, ok := p.prober.Replied(now, a.Sequence)
 	if ok {
-		p.life.Replied(sent)
+		p.life.Replied(now, sent)
 		p.keys.replied(sent)
 		p.considerLocked(now, a.Bad)
 	}
-	down := !p.life.Up
 	p.mu.Unlock()
-	if down {
+	if look {
 		p.rouse()
 	}
 }

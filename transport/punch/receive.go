@@ -245,6 +245,9 @@ func (r *reader) leave(p *path, m *udp.Message) {
 	if t.opened > 0 {
 		rx := &p.session.Counters.Rx
 		rx.Add(t.frames, t.bytes)
+		if t.frames > 0 {
+			p.busy()
+		}
 		rx.AddDatagrams(t.opened)
 		first := p.alive(r.now)
 		moved = moved && p.follow(r.now, m.Addr)

@@ -235,6 +235,7 @@ func (p *path) take(conn *quicnet.Conn) error {
 	old := p.bound
 	p.bound = b
 	p.bindings++
+	p.life.Interrupt(b.since)
 	p.prober.Hurry()
 	p.pmtu.Suspect(b.since)
 	p.roomAt, p.shortAt = time.Time{}, time.Time{}
@@ -269,6 +270,7 @@ func (p *path) broken(b *bound, err error) {
 	p.tx.close(b)
 	p.mu.Lock()
 	if p.bound == b {
+		p.life.Interrupt(time.Now())
 		p.prober.Hurry()
 	}
 	p.mu.Unlock()

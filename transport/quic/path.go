@@ -50,6 +50,7 @@ type path struct {
 
 	heard     atomic.Int64  // of the last datagram: nanoseconds from t.epoch; 0: none
 	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
+	traffic   pathstate.Traffic
 	redial    chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
 	evicted   chan struct{} // closed by evict
 	evictOnce sync.Once
@@ -100,7 +101,10 @@ func newPath(t *Transport, s transport.Session) *path {
 }
 
 // Send implements transport.Sender.
-func (p *path) Send(pk frame.Packet) error { return p.tx.send(&pk) }
+func (p *path) Send(pk frame.Packet) error {
+	p.busy()
+	return p.tx.send(&pk)
+}
 
 // Flush implements transport.Sender.
 func (p *path) Flush() error {
@@ -153,6 +157,9 @@ func (p *path) begin(ctx context.Context) {
 	defer p.mu.Unlock()
 	p.ctx = ctx
 	p.life.Begin(now, true)
+	if p.session.Rests {
+		p.life.MayRest(p.session.Pace)
+	}
 	p.hello = hello{index: p.index, port: p.t.endpoint.Port()}.append(nil)
 	p.meetLocked()
 	if p.session.Dialled {
@@ -194,6 +201,7 @@ func (p *path) step(now time.Time) orders {
 		p.life.Stalled(now, late)
 		p.pmtu.Shift(late)
 	}
+	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
 	p.life.Judge(now, p.heardAt(), p.bound != nil, p.lost)
 	var o orders
 	if p.lost && !p.life.Up {
@@ -211,6 +219,9 @@ func (p *path) step(now time.Time) orders {
 	o.state = p.stateLocked(now, o.err)
 	o.due = p.dueLocked(now)
 	p.due = o.due
+	if p.traffic.Rest(p.life.Resting()) {
+		p.rouse()
+	}
 	p.tx.fit(p.pmtu.MTU())
 	return o
 }
@@ -248,7 +259,7 @@ func (p *path) meetLocked() {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
+		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), Unproven: p.life.Unproven(now), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
 		Encrypted: true, Authenticated: p.session.Authenticated, Handshakes: p.bindings,
 	}
 	if p.bound != nil {
@@ -296,10 +307,15 @@ func (p *path) dueLocked(now time.Time) time.Time {
 	}
 	if p.bound != nil {
 		earliest(p.probeDueLocked(now))
-		earliest(p.roomAt)
+		if !p.life.Idle(now) {
+			earliest(p.roomAt)
+		}
 	}
-	if p.life.Up {
+	if p.life.Up && (!p.life.Idle(now) || p.pmtu.Testing()) {
 		earliest(p.pmtu.Due())
+	}
+	if due.Before(now) { // what was put off while the path was idle: no stall
+		return now
 	}
 	return due
 }
@@ -331,8 +347,26 @@ func (p *path) controlLost(now time.Time) {
 	p.prober.Hurry()
 }
 
+// Hurry probes a path at once that rests, because it may soon be needed.
+func (p *path) Hurry() {
+	p.mu.Lock()
+	if p.life.Resting() {
+		p.life.Wake(time.Now())
+		p.prober.Hurry()
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
 // evict makes Run end.
 func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
+
+// busy notes that frames flow.
+func (p *path) busy() {
+	if p.traffic.Note() {
+		p.rouse()
+	}
+}
 
 // rouse makes Run look at once.
 func (p *path) rouse() {

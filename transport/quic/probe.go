@@ -27,7 +27,7 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	if due.IsZero() || now.Before(due) {
 		return
 	}
-	o.probe, o.seq = true, p.prober.Send(now)
+	o.probe, o.seq = true, p.prober.Send(now, &p.life)
 	p.probedAt = now
 }
 
@@ -36,7 +36,7 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 // connection that large datagrams do not get through any more is given up, and a
 // new one finds the MTU anew.
 func (p *path) testLocked(now time.Time, o *orders) {
-	if !p.life.Up || p.bound == nil || p.room == 0 {
+	if !p.life.Up || p.bound == nil || p.room == 0 || p.life.Idle(now) && !p.pmtu.Testing() {
 		return
 	}
 	o.tests = p.pmtu.Next(now, nil)
@@ -134,33 +134,35 @@ func (p *path) allowed(now time.Time) bool {
 
 // answer answers a probe, and takes what it says of our datagrams.
 func (p *path) answer(now time.Time, q encap.NativeQuestion) {
+	p.mu.Lock()
+	look := p.life.Asked(now, q.Sequence, &p.prober)
 	if q.Heard != encap.NativeNever {
-		p.mu.Lock()
 		p.life.Reach(now.Add(-time.Duration(q.Heard) * time.Millisecond))
-		down := !p.life.Up
-		p.mu.Unlock()
-		if down {
-			p.rouse()
-		}
+		look = look || !p.life.Up
+	}
+	p.mu.Unlock()
+	if look {
+		p.rouse()
 	}
 	if p.allowed(now) {
 		p.tx.note(encap.AppendNativeReply(nil, encap.NativeAnswer{Sequence: q.Sequence}))
 	}
 }
 
-// answered takes the reply to a probe. A path that is down may be up by it.
+// answered takes the reply to a probe. A path that is down may be up by it, and one
+// that rested can be relied on again.
 func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 	p.mu.Lock()
+	look := !p.life.Up || p.life.Unproven(now)
 	sent, ok := p.prober.Replied(now, a.Sequence)
 	if ok {
-		p.life.Replied(sent)
+		p.life.Replied(now, sent)
 		if p.tx.large() { // while there are any, it is verified that they arrive
 			p.pmtu.Doubt(now)
 		}
 	}
-	down := !p.life.Up
 	p.mu.Unlock()
-	if down {
+	if look {
 		p.rouse()
 	}
 }

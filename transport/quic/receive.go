@@ -187,6 +187,9 @@ func (r *reading) part(i encap.NativeItem) {
 func (r *reading) deliver(n int) {
 	rx := &r.p.session.Counters.Rx
 	rx.Add(r.frames, r.bytes)
+	if r.frames > 0 {
+		r.p.busy()
+	}
 	rx.AddDatagrams(n)
 	r.frames, r.bytes = 0, 0
 	if r.p.alive(r.now) {

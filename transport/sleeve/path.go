@@ -65,6 +65,7 @@ type path struct {
 	heard     atomic.Int64 // of the last valid datagram: nanoseconds from t.epoch; 0: none
 	from      atomic.Pointer[netip.AddrPort]
 	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
+	traffic   pathstate.Traffic
 	evicted   chan struct{} // closed by evict
 	evictOnce sync.Once
 	refused   atomic.Bool // the kernel refused frames that fit the MTU as we know it
@@ -132,7 +133,10 @@ func (p *path) overhead(to netip.AddrPort) int {
 }
 
 // Send implements transport.Sender.
-func (p *path) Send(pk frame.Packet) error { return p.tx.send(pk) }
+func (p *path) Send(pk frame.Packet) error {
+	p.busy()
+	return p.tx.send(pk)
+}
 
 // Flush implements transport.Sender. Errors of the socket are counted.
 func (p *path) Flush() error {
@@ -192,12 +196,16 @@ func (p *path) step(now time.Time) orders {
 	if p.begun.IsZero() {
 		p.begun, p.heartbeatAt = now, now
 		p.life.Begin(now, p.session.Native)
+		if p.session.Rests {
+			p.life.MayRest(p.session.Pace)
+		}
 	}
 	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
 		p.life.Stalled(now, late)
 		p.pmtu.Shift(late)
 	}
 	wasUp := p.life.Up
+	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
 	p.life.Judge(now, p.heardAt(), p.seen && p.established, p.lost)
 	if p.life.Up && !wasUp {
 		p.pmtu.Suspect(now) // it may be another way now, and tests in progress are stale
@@ -209,6 +217,9 @@ func (p *path) step(now time.Time) orders {
 	o.state = p.stateLocked(now, o.err)
 	o.due = p.dueLocked(now)
 	p.due = o.due
+	if p.traffic.Rest(p.life.Resting()) {
+		p.rouse()
+	}
 	p.tx.route(p.addr, p.conn, p.mtuLocked())
 	p.tx.setStackOK(p.frag.ok)
 	return o
@@ -229,9 +240,12 @@ func (p *path) failedLocked() error {
 // connection, which brings the answers, is there. Needs mu.
 func (p *path) testing() bool { return p.life.Up && !p.lost && p.conn != nil }
 
+// lazyLocked reports whether tests can wait until frames flow again.
+func (p *path) lazyLocked(now time.Time) bool { return p.life.Idle(now) && !p.pmtu.Testing() }
+
 // testLocked orders fragmentation and MTU tests.
 func (p *path) testLocked(now time.Time, o *orders) {
-	if !p.testing() {
+	if !p.testing() || p.lazyLocked(now) {
 		return
 	}
 	if p.pmtu.MTU() == 0 && p.routeMTU != 0 {
@@ -254,7 +268,7 @@ func (p *path) mtuLocked() int {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
+		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), Unproven: p.life.Unproven(now), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
 		Addr: p.addr, Encrypted: p.open != nil,
 		Authenticated: p.open != nil && p.session.Authenticated,
 	}
@@ -292,9 +306,12 @@ func (p *path) dueLocked(now time.Time) time.Time {
 		earliest(p.heartbeatAt)
 		earliest(p.probeDueLocked(now))
 	}
-	if p.testing() {
+	if p.testing() && !p.lazyLocked(now) {
 		earliest(p.frag.at)
 		earliest(p.pmtu.Due())
+	}
+	if due.Before(now) { // what was put off while the path was idle: no stall
+		return now
 	}
 	return due
 }
@@ -398,8 +415,26 @@ func (p *path) controlLost(now time.Time) {
 	p.prober.Hurry()
 }
 
+// Hurry probes a path at once that rests, because it may soon be needed.
+func (p *path) Hurry() {
+	p.mu.Lock()
+	if p.life.Resting() {
+		p.life.Wake(time.Now())
+		p.prober.Hurry()
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
 // evict makes Run end.
 func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
+
+// busy notes that frames flow.
+func (p *path) busy() {
+	if p.traffic.Note() {
+		p.rouse()
+	}
+}
 
 // rouse makes Run look at once.
 func (p *path) rouse() {

@@ -25,7 +25,7 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	if !p.life.Up && p.home != p.addr {
 		o.home = p.home
 	}
-	o.probe = &probe{uid: p.session.UID, sequence: p.prober.Send(now), heard: p.heardAgo(now)}
+	o.probe = &probe{uid: p.session.UID, sequence: p.prober.Send(now, &p.life), heard: p.heardAgo(now)}
 }
 
 // heardAgo is how long the neighbour has not been heard, as probes tell it.
@@ -39,10 +39,14 @@ func (p *path) heardAgo(now time.Time) uint32 {
 
 // reply answers a probe, and takes what it says of our datagrams.
 func (p *path) reply(now time.Time, q probe) {
+	p.mu.Lock()
+	look := p.life.Asked(now, q.sequence, &p.prober)
 	if q.heard != neverHeard {
-		p.mu.Lock()
 		p.life.Reach(now.Add(-time.Duration(q.heard) * time.Millisecond))
-		p.mu.Unlock()
+	}
+	p.mu.Unlock()
+	if look {
+		p.rouse()
 	}
 	if !p.replies.AllowN(now, 1) {
 		p.session.Counters.Rx.Drop(transport.DropRate, 1)
@@ -52,15 +56,16 @@ func (p *path) reply(now time.Time, q probe) {
 	p.sendSpecial(r.append(nil, specialReply), true)
 }
 
-// replied takes the reply to a probe. A path that is down may be up by it.
+// replied takes the reply to a probe. A path that is down may be up by it, and one
+// that rested can be relied on again.
 func (p *path) replied(now time.Time, q probe) {
 	p.mu.Lock()
+	look := !p.life.Up || p.life.Unproven(now)
 	if sent, ok := p.prober.Replied(now, q.sequence); ok {
-		p.life.Replied(sent)
+		p.life.Replied(now, sent)
 	}
-	down := !p.life.Up
 	p.mu.Unlock()
-	if down {
+	if look {
 		p.rouse()
 	}
 }

@@ -119,6 +119,9 @@ func (r *reader) settle() {
 		rx := &r.tally.p.session.Counters.Rx
 		rx.AddDatagrams(r.tally.datagrams)
 		rx.Add(r.tally.frames, r.tally.bytes)
+		if r.tally.frames > 0 {
+			r.tally.p.busy()
+		}
 	}
 	r.tally = tally{}
 }

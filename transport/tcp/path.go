@@ -51,6 +51,7 @@ type path struct {
 
 	heard     atomic.Int64  // of the last record: nanoseconds from t.epoch; 0: none
 	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
+	traffic   pathstate.Traffic
 	redial    chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
 	evicted   chan struct{} // closed by evict
 	evictOnce sync.Once
@@ -105,7 +106,10 @@ func newPath(t *Transport, s transport.Session) *path {
 }
 
 // Send implements transport.Sender.
-func (p *path) Send(pk frame.Packet) error { return p.tx.send(&pk) }
+func (p *path) Send(pk frame.Packet) error {
+	p.busy()
+	return p.tx.send(&pk)
+}
 
 // Flush implements transport.Sender.
 func (p *path) Flush() error {
@@ -157,6 +161,9 @@ func (p *path) begin(ctx context.Context) {
 	defer p.mu.Unlock()
 	p.ctx, p.upAt = ctx, now
 	p.life.Begin(now, true)
+	if p.session.Rests {
+		p.life.MayRest(p.session.Pace)
+	}
 	p.hello = hello{index: p.index, mtu: p.t.mtu, can: p.t.can}.append(nil)
 	p.meetLocked()
 	if p.session.Dialled {
@@ -195,6 +202,7 @@ func (p *path) step(now time.Time) orders {
 	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
 		p.life.Stalled(now, late)
 	}
+	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
 	p.life.Judge(now, p.heardAt(), p.bound != nil, p.lost)
 	if p.life.Up {
 		p.upAt = now
@@ -214,6 +222,9 @@ func (p *path) step(now time.Time) orders {
 	o.state = p.stateLocked(now, o.err)
 	o.due = p.dueLocked(now)
 	p.due = o.due
+	if p.traffic.Rest(p.life.Resting()) {
+		p.rouse()
+	}
 	return o
 }
 
@@ -290,6 +301,7 @@ func (p *path) take(c net.Conn, s secrets) error {
 	p.bound = b
 	p.bindings++
 	p.lastErr = nil
+	p.life.Interrupt(b.since)
 	p.prober.Hurry()
 	if old != nil {
 		p.rekeys += old.rekeys.Load()
@@ -345,6 +357,7 @@ func (p *path) broken(b *bound, err error) {
 	p.mu.Lock()
 	if p.bound == b && !b.ended {
 		b.ended, p.lastErr = true, err
+		p.life.Interrupt(time.Now())
 		p.log.Debug("TCP connection of a path ended", "addr", b.addr, "err", err)
 	}
 	p.mu.Unlock()
@@ -357,7 +370,7 @@ func (p *path) broken(b *bound, err error) {
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
 	s := transport.State{
-		Up: p.life.Up && err == nil, RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now), MTU: p.neighbour.mtu,
+		Up: p.life.Up && err == nil, Unproven: p.life.Unproven(now), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now), MTU: p.neighbour.mtu,
 		Encrypted: true, Authenticated: p.session.Authenticated, Handshakes: p.bindings, Rekeys: p.rekeys,
 	}
 	// A connection that has ended is known to carry nothing until the next one.
@@ -408,6 +421,9 @@ func (p *path) dueLocked(now time.Time) time.Time {
 	}
 	earliest(p.probeDueLocked(now))
 	earliest(p.giveUpAtLocked())
+	if due.Before(now) { // what was put off while the path was idle: no stall
+		return now
+	}
 	return due
 }
 
@@ -436,8 +452,26 @@ func (p *path) controlLost(now time.Time) {
 	p.prober.Hurry()
 }
 
+// Hurry probes a path at once that rests, because it may soon be needed.
+func (p *path) Hurry() {
+	p.mu.Lock()
+	if p.life.Resting() {
+		p.life.Wake(time.Now())
+		p.prober.Hurry()
+	}
+	p.mu.Unlock()
+	p.rouse()
+}
+
 // evict makes Run end.
 func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
+
+// busy notes that frames flow.
+func (p *path) busy() {
+	if p.traffic.Note() {
+		p.rouse()
+	}
+}
 
 // rouse makes Run look at once.
 func (p *path) rouse() {

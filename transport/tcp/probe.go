@@ -27,7 +27,7 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	if due.IsZero() || now.Before(due) {
 		return
 	}
-	o.probe, o.seq = true, p.prober.Send(now)
+	o.probe, o.seq = true, p.prober.Send(now, &p.life)
 	p.probedAt = now
 }
 
@@ -65,14 +65,15 @@ func (p *path) heed(now time.Time, i encap.NativeItem) {
 
 // answer answers a probe, and takes what it says of what we sent.
 func (p *path) answer(now time.Time, q encap.NativeQuestion) {
+	p.mu.Lock()
+	look := p.life.Asked(now, q.Sequence, &p.prober)
 	if q.Heard != encap.NativeNever {
-		p.mu.Lock()
 		p.life.Reach(now.Add(-time.Duration(q.Heard) * time.Millisecond))
-		down := !p.life.Up
-		p.mu.Unlock()
-		if down {
-			p.rouse()
-		}
+		look = look || !p.life.Up
+	}
+	p.mu.Unlock()
+	if look {
+		p.rouse()
 	}
 	if !p.answers.AllowN(now, 1) {
 		p.session.Counters.Rx.Drop(transport.DropRate, 1)
@@ -81,15 +82,16 @@ func (p *path) answer(now time.Time, q encap.NativeQuestion) {
 	p.tx.note(encap.AppendNativeReply(nil, encap.NativeAnswer{Sequence: q.Sequence}))
 }
 
-// answered takes the reply to a probe. A path that is down may be up by it.
+// answered takes the reply to a probe. A path that is down may be up by it, and one
+// that rested can be relied on again.
 func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 	p.mu.Lock()
+	look := !p.life.Up || p.life.Unproven(now)
 	if sent, ok := p.prober.Replied(now, a.Sequence); ok {
-		p.life.Replied(sent)
+		p.life.Replied(now, sent)
 	}
-	down := !p.life.Up
 	p.mu.Unlock()
-	if down {
+	if look {
 		p.rouse()
 	}
 }

@@ -171,6 +171,9 @@ func (r *reading) deliver() {
 	}
 	rx := &r.p.session.Counters.Rx
 	rx.Add(r.frames, r.bytes)
+	if r.frames > 0 {
+		r.p.busy()
+	}
 	rx.AddDatagrams(r.records)
 	r.records, r.frames, r.bytes = 0, 0, 0
 	if r.p.alive(r.now) {

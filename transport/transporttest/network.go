@@ -135,7 +135,7 @@ func (n *Network) link(from, to *Host) Link {
 // receiver finds the socket that listens at an address, through NATs.
 func (n *Network) receiver(to netip.AddrPort) *Socket {
 	if nat := n.nats[to.Addr()]; nat != nil {
-		inside, ok := nat.in[to.Port()]
+		inside, ok := nat.inside(to.Port())
 		if !ok {
 			return nil
 		}
@@ -469,6 +469,8 @@ type NAT struct {
 	next   uint16
 	out    map[netip.AddrPort]uint16
 	in     map[uint16]netip.AddrPort
+	life   time.Duration        // of a mapping that the host does not use; 0: for ever
+	used   map[uint16]time.Time // when the host used a mapping last
 }
 
 // PutBehindNAT hides the host behind a public address.
@@ -491,15 +493,37 @@ func (n *NAT) Rebind() {
 
 func (n *NAT) reset() {
 	n.out, n.in = map[netip.AddrPort]uint16{}, map[uint16]netip.AddrPort{}
+	n.used = map[uint16]time.Time{}
+}
+
+// Forget makes the NAT forget mappings that the host has not used for a time.
+func (n *NAT) Forget(after time.Duration) {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	n.life = after
+}
+
+// inside is what a mapping leads to. Needs net.mu.
+func (n *NAT) inside(port uint16) (to netip.AddrPort, ok bool) {
+	if to, ok = n.in[port]; ok && n.life > 0 && time.Since(n.used[port]) >= n.life {
+		delete(n.in, port)
+		delete(n.out, to)
+		return netip.AddrPort{}, false
+	}
+	return to, ok
 }
 
 // outside finds or makes the mapping of an inside address. Needs net.mu.
 func (n *NAT) outside(inside netip.AddrPort) netip.AddrPort {
 	port, ok := n.out[inside]
+	if ok {
+		_, ok = n.inside(port)
+	}
 	if !ok {
 		port = n.next
 		n.next++
 		n.out[inside], n.in[port] = port, inside
 	}
+	n.used[port] = time.Now()
 	return netip.AddrPortFrom(n.public, port)
 }

@@ -36,6 +36,8 @@ type Options struct {
 	Stock  bool // the nodes take each other for stock routers
 	IPv6   bool
 	NAT    bool // in front of the node that dials
+	Rests  bool // both nodes let idle paths be
+	RestsB bool // the one that is dialled does
 	Link   Link
 	Seed   uint64 // of what the network does at random
 }
@@ -198,6 +200,7 @@ func (p *Pair) side(local, remote *End, dialled bool, from, to netip.AddrPort) *
 		Local: local.Peer, Remote: remote.Peer, UID: 0x1000 + p.uid, Dialled: dialled,
 		LocalAddr: from, RemoteAddr: to, Native: !p.opts.Stock, Authenticated: true,
 		SendControl: s.sendControl, Done: s.done, Counters: s.Counters,
+		Rests: (p.opts.Rests || p.opts.RestsB && !dialled) && !p.opts.Stock,
 	}
 	if p.opts.Sealed {
 		s.Session.Key = &[32]byte{1, 2, 3, byte(p.uid)}

@@ -111,6 +111,12 @@ func (s suite) tests() []test {
 		{"forged", s.forged},
 		{"control messages", s.control},
 		{"ends", s.ends},
+		{"rests", s.rests},
+		{"rests at one end", s.restsOneEnd},
+		{"hurried", s.hurried},
+		{"dies while it rests", s.diesResting},
+		{"dies while frames flow", s.diesBusy},
+		{"control lost while it rests", s.lostResting},
 	}
 	if s.opts.Sealed {
 		tests = append(tests, test{"replay", s.replay})
@@ -119,6 +125,7 @@ func (s suite) tests() []test {
 		tests = append(tests, test{"aggregates", s.aggregates})
 	}
 	if s.traits.Follows {
+		tests = append(tests, test{"rests behind a NAT that forgets", s.restsForgotten})
 		tests = append(tests, test{"follows an address", s.follows})
 	}
 	if s.traits.Hops {
