@@ -250,11 +250,11 @@ func TestPaceForgets(t *testing.T) {
 func TestLossyPathDoesNotRest(t *testing.T) {
 	w := newRestWay(0)
 	n := 0
-	w.a.shut = func() bool { n++; return n%8 == 0 }
+	w.a.shut = func() bool { n++; return n%7 == 0 } // odd: probes and replies take turns
 	w.run(time.Minute)
 	w.a.sent = 0
 	if w.run(time.Minute); w.a.sent < 100 {
-		t.Errorf("%d probes in a minute of a path that loses every eighth", w.a.sent)
+		t.Errorf("%d probes in a minute of a path that loses every seventh", w.a.sent)
 	}
 	if l := w.a.prober.Loss(w.now); l < 0.05 {
 		t.Errorf("loss = %v", l)
