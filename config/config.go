@@ -33,6 +33,7 @@ type Config struct {
 	Discovery       bool
 	ConnectionLimit int // 0: none
 	API             API
+	Containers      Containers
 	LogLevel        slog.Level
 	// Warnings are what is odd but no fault, one sentence each.
 	Warnings []string
@@ -89,6 +90,12 @@ type Trust struct {
 	Stock bool           // beside Keys: peers without a key may too
 }
 
+// Containers is how containers are found that go on the overlay.
+type Containers struct {
+	Sockets []string // paths of engines' unix sockets; empty: those of Docker, podman and containerd that there are
+	Proc    string   // where the host's /proc is, whose PIDs the engines name
+}
+
 // API is where the daemon takes commands.
 type API struct {
 	Socket string // path of a unix socket
@@ -114,6 +121,7 @@ func Default() Config {
 		Discovery:       true,
 		ConnectionLimit: 200,
 		API:             API{Socket: "/run/meshd.sock"},
+		Containers:      Containers{Proc: "/proc"},
 		LogLevel:        slog.LevelInfo,
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"meshd/routing/control"
 	"meshd/routing/measure"
 	"meshd/tap"
+	"meshd/tap/containers"
 )
 
 // Daemon is what the local API needs of the running daemon. All methods may be
@@ -41,6 +42,8 @@ type Daemon interface {
 	// Ping pings a peer and reports each try when it is over, until ctx is done or
 	// there were as many as were asked for.
 	Ping(ctx context.Context, peer frame.PeerName, o measure.PingOptions, report func(Pong)) error
+	// Containers keeps what is attached, exposed and published on this host.
+	Containers() *containers.Keeper
 	// Stop asks the daemon to end and returns at once.
 	Stop()
 }
@@ -59,6 +62,7 @@ type Report struct {
 	StrayDrops map[string]uint64 // datagrams that belong to no path, by reason
 	Config     ConfigReport
 	Trust      TrustReport
+	Containers containers.View
 	Traversal  *TraversalReport // nil: no transport has a socket to find ways for
 }
 

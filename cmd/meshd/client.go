@@ -40,15 +40,7 @@ func newClient(socket string) *client { return &client{socket: socket, timeout: 
 
 // status asks for everything that the daemon shows.
 func (c *client) status(ctx context.Context) (*Status, error) {
-	data, err := c.call(ctx, http.MethodGet, "/v1/report", nil)
-	if err != nil {
-		return nil, err
-	}
-	s := new(Status)
-	if err := json.Unmarshal(data, s); err != nil {
-		return nil, fmt.Errorf("the answer of the daemon at %s does not fit this version of meshd: %w", c.socket, err)
-	}
-	return s, nil
+	return callFor[*Status](ctx, c, http.MethodGet, "/v1/report", nil)
 }
 
 // report asks for weave's report: JSON, or a template executed on it.
@@ -76,15 +68,7 @@ func (c *client) forgetKey(ctx context.Context, name frame.PeerName) error {
 }
 
 func (c *client) reload(ctx context.Context) (reloadAnswer, error) {
-	data, err := c.call(ctx, http.MethodPost, "/v1/reload", nil)
-	if err != nil {
-		return reloadAnswer{}, err
-	}
-	var a reloadAnswer
-	if err := json.Unmarshal(data, &a); err != nil {
-		return a, fmt.Errorf("read the answer of the daemon: %w", err)
-	}
-	return a, nil
+	return callFor[reloadAnswer](ctx, c, http.MethodPost, "/v1/reload", nil)
 }
 
 func (c *client) stop(ctx context.Context) error {
@@ -102,6 +86,18 @@ func (c *client) call(ctx context.Context, method, path string, body any) ([]byt
 		return err
 	})
 	return data, err
+}
+
+// callFor makes one request and reads a good answer.
+func callFor[T any](ctx context.Context, c *client, method, path string, body any) (answer T, err error) {
+	data, err := c.call(ctx, method, path, body)
+	if err != nil {
+		return answer, err
+	}
+	if err := json.Unmarshal(data, &answer); err != nil {
+		return answer, fmt.Errorf("the answer of the daemon at %s does not fit this version of meshd: %w", c.socket, err)
+	}
+	return answer, nil
 }
 
 // stream makes one request and hands over each line of a good answer as it comes. None

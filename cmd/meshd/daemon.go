@@ -14,27 +14,29 @@ import (
 	"meshd/routing/control"
 	"meshd/routing/measure"
 	"meshd/tap"
+	"meshd/tap/containers"
 	"meshd/transport"
 )
 
 // daemon is the running daemon as the API sees it.
 type daemon struct {
-	opt       runOptions
-	started   time.Time
-	stop      context.CancelFunc
-	mesh      *control.Mesh
-	macs      *routing.MACTable
-	forwarder *routing.Forwarder
-	port      *tap.Port
-	sockets   *sockets
-	set       *transport.Set
-	meter     *measure.Meter
-	stray     transport.Counters
-	ports     ports
-	identity  *identity.Identity
-	pins      *identity.Pins
-	policy    *identity.Policy
-	traversal *traversal // nil: no transport has a socket to find ways for
+	opt        runOptions
+	started    time.Time
+	stop       context.CancelFunc
+	mesh       *control.Mesh
+	macs       *routing.MACTable
+	forwarder  *routing.Forwarder
+	port       *tap.Port
+	sockets    *sockets
+	set        *transport.Set
+	meter      *measure.Meter
+	stray      transport.Counters
+	ports      ports
+	identity   *identity.Identity
+	pins       *identity.Pins
+	policy     *identity.Policy
+	containers *containers.Keeper
+	traversal  *traversal // nil: no transport has a socket to find ways for
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
 	cfg config.Config
@@ -58,8 +60,9 @@ func (d *daemon) Report() Report {
 			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: backend(offload), Offload: offload,
 			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,
 		},
-		Config: ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
-		Trust:  TrustReport{Identity: d.identity.Public(), Keys: cfg.Trust.Keys, Stock: cfg.Trust.Stock, Pins: d.pins.All()},
+		Config:     ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
+		Containers: d.containers.View(),
+		Trust:      TrustReport{Identity: d.identity.Public(), Keys: cfg.Trust.Keys, Stock: cfg.Trust.Stock, Pins: d.pins.All()},
 	}
 	if d.traversal != nil {
 		r.Traversal = d.traversal.report(snapshot.Peers)
@@ -123,6 +126,9 @@ func (d *daemon) Forget(targets []string) error {
 	}
 	return err
 }
+
+// Containers keeps what is attached, exposed and published.
+func (d *daemon) Containers() *containers.Keeper { return d.containers }
 
 // Stop ends the daemon.
 func (d *daemon) Stop() { d.stop() }

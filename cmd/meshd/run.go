@@ -76,6 +76,10 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	}
 	defer d.ports.Close()
 
+	if d.containers, err = d.openContainers(); err != nil {
+		return err
+	}
+
 	d.macs = routing.NewMACTable(routing.MACConfig{Self: who.name})
 	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Way: d.nextHop, Tell: d.tellMeter})
 	d.forwarder = routing.NewForwarder(routing.Config{Self: who.name, Port: d.port, MACs: d.macs, Local: d.meter.Take, Log: log})
@@ -121,6 +125,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	if d.traversal != nil {
 		d.traversal.run(ctx, g)
 	}
+	g.Go(func() error { return d.containers.Run(ctx) })
 	g.Go(func() error { return d.serve(ctx, in.api, in.http) })
 	g.Go(func() error { d.housekeep(ctx); return nil })
 	g.Go(func() error { memory.run(ctx); return nil })

@@ -62,6 +62,13 @@ func (a *api) local() http.Handler {
 	mux.HandleFunc("GET /v1/why", a.why)
 	mux.HandleFunc("GET /v1/nat", a.nat)
 	mux.HandleFunc("POST /v1/ping", lasting(a.ping))
+	mux.HandleFunc("POST /v1/attach", a.attach)
+	mux.HandleFunc("POST /v1/detach", a.detach)
+	mux.HandleFunc("POST /v1/expose", a.expose)
+	mux.HandleFunc("POST /v1/hide", a.hide)
+	mux.HandleFunc("POST /v1/publish", a.publish)
+	mux.HandleFunc("POST /v1/unpublish", a.unpublish)
+	mux.HandleFunc("GET /v1/containers", a.containers)
 	mux.HandleFunc("POST /v1/stop", a.stop)
 	if a.pprof {
 		profiles(mux)

@@ -1,0 +1,289 @@
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"meshd/internal/engine"
+	"meshd/internal/frame"
+	"meshd/tap/attach"
+)
+
+// AttachOptions is how a container is attached.
+type AttachOptions struct {
+	NoMulticastRoute bool // no route for 224.0.0.0/4
+}
+
+// Attach puts a running container on the overlay with these addresses, besides those
+// that it has. Where that does not work nothing is changed, and the error says why and
+// what to do.
+func (k *Keeper) Attach(ctx context.Context, what string, prefixes []netip.Prefix, o AttachOptions) (ContainerView, error) {
+	if len(prefixes) == 0 {
+		return ContainerView{}, errors.New("which address is the container to have? Name one with its subnet's length, such as 10.32.0.1/24")
+	}
+	if err := checkPrefixes(prefixes); err != nil {
+		return ContainerView{}, err
+	}
+	c, err := k.Engines.Find(ctx, what)
+	if err != nil {
+		return ContainerView{}, err
+	}
+	a := attachmentOf(c)
+	e, err := k.hold(a)
+	if err != nil {
+		return ContainerView{}, err
+	}
+	defer e.busy.Unlock()
+	err = k.attach(ctx, e, c, prefixes, o)
+	if err != nil {
+		k.letGo(a.key(), e)
+		return ContainerView{}, fmt.Errorf("attach %s: %w", a, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return e.view(), nil
+}
+
+func attachmentOf(c engine.Container) Attachment {
+	return Attachment{Engine: c.Engine, ID: c.ID, Name: c.Name, NetNS: c.NetNS}
+}
+
+// hold finds the entry of a container, or makes one, and locks it.
+func (k *Keeper) hold(a Attachment) (*entry, error) {
+	for {
+		k.mu.Lock()
+		e := k.entries[a.key()]
+		if e == nil {
+			if len(k.entries) >= maxAttachments {
+				k.mu.Unlock()
+				return nil, fmt.Errorf("%d containers are attached, more are not kept: detach some", maxAttachments)
+			}
+			e = &entry{want: a}
+			k.entries[a.key()] = e
+		}
+		k.mu.Unlock()
+		e.busy.Lock()
+		k.mu.Lock()
+		current := k.entries[a.key()] == e // it may have been dropped while we waited
+		k.mu.Unlock()
+		if current {
+			return e, nil
+		}
+		e.busy.Unlock()
+	}
+}
+
+// letGo drops an entry that nothing is kept for. Needs busy.
+func (k *Keeper) letGo(key string, e *entry) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(e.want.Addresses) == 0 && k.entries[key] == e {
+		delete(k.entries, key)
+	}
+}
+
+// attach is Attach for an entry that is held.
+func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefixes []netip.Prefix, o AttachOptions) error {
+	k.mu.Lock()
+	old := e.want
+	k.mu.Unlock()
+	next := old.with(prefixes)
+	next.Name, next.NoRoute = c.Name, o.NoMulticastRoute
+	if len(next.Addresses) > maxAddresses {
+		return fmt.Errorf("it would have %d addresses, of at most %d: detach some", len(next.Addresses), maxAddresses)
+	}
+	if err := checkPrefixes(next.Addresses); err != nil {
+		return err
+	}
+	if err := k.claims.take(addrs(next.Addresses), next.String()); err != nil {
+		return err
+	}
+	err := k.attachments.save(next)
+	if err == nil {
+		var iface attach.Interface
+		if iface, err = k.join(ctx, c, next); err == nil {
+			k.note(e, next, &iface, "")
+			k.Log.Info("container attached", "container", next.String(), "addresses", next.Addresses, "mac", iface.MAC)
+			return nil
+		}
+	}
+	return errors.Join(err, k.revert(old, next))
+}
+
+// revert takes back what was kept of an attachment that did not work.
+func (k *Keeper) revert(old, next Attachment) error {
+	var fresh []netip.Addr
+	for _, p := range next.Addresses {
+		if !slices.Contains(old.Addresses, p) {
+			fresh = append(fresh, p.Addr())
+		}
+	}
+	k.claims.release(fresh, next.String())
+	if len(old.Addresses) > 0 {
+		return k.attachments.save(old)
+	}
+	return k.attachments.forget(next.key())
+}
+
+// join brings a container to the overlay as it is wanted there.
+func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (attach.Interface, error) {
+	ns, err := k.open(c)
+	if err != nil {
+		return attach.Interface{}, err
+	}
+	defer ns.Close()
+	have, _, err := attach.Inspect(ns, "")
+	if err != nil {
+		return have, err
+	}
+	fresh := slices.DeleteFunc(addrs(a.Addresses), func(addr netip.Addr) bool {
+		return slices.ContainsFunc(have.Addresses, func(p netip.Prefix) bool { return p.Addr() == addr })
+	})
+	if err := k.probe(ctx, fresh, func(m frame.MAC) bool { return m == have.MAC }); err != nil {
+		return have, err
+	}
+	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoRoute})
+}
+
+// open opens a container's network namespace.
+func (k *Keeper) open(c engine.Container) (*attach.Namespace, error) {
+	if c.NetNS != "" {
+		return attach.OpenPath(c.NetNS)
+	}
+	return attach.OpenPID(k.Proc, c.PID)
+}
+
+// note notes how a container is now.
+func (k *Keeper) note(e *entry, want Attachment, iface *attach.Interface, problem string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e.want, e.iface, e.problem = want, iface, problem
+}
+
+// Detach takes addresses from a container, or all where none are named, and its
+// interface with the last one. It returns the addresses that it still has. A container
+// that has gone or does not run is forgotten all the same.
+func (k *Keeper) Detach(ctx context.Context, what string, prefixes []netip.Prefix) (left []netip.Prefix, err error) {
+	c, findErr := k.Engines.Find(ctx, what)
+	key := attachmentOf(c).key()
+	if findErr != nil {
+		key = k.keyNamed(what)
+	}
+	k.mu.Lock()
+	e := k.entries[key]
+	k.mu.Unlock()
+	if e == nil {
+		return nil, cmpErr(findErr, fmt.Errorf("%s is not on the overlay: `meshd ps` lists what is", attachmentOf(c)))
+	}
+	e.busy.Lock()
+	defer e.busy.Unlock()
+	defer k.letGo(key, e)
+	k.mu.Lock()
+	old := e.want
+	k.mu.Unlock()
+	next, err := without(old, prefixes)
+	if err != nil {
+		return nil, fmt.Errorf("detach %s: %w", old, err)
+	}
+	if len(next.Addresses) > 0 {
+		err = k.attachments.save(next)
+	} else {
+		err = k.attachments.forget(key)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("detach %s: %w", old, err)
+	}
+	if findErr == nil {
+		err = k.leave(c, old, next)
+	}
+	k.claims.release(addrs(gone(old, next)), old.String())
+	if len(next.Addresses) == 0 {
+		k.note(e, next, nil, "")
+	} else {
+		k.mu.Lock()
+		e.want = next
+		if e.iface != nil {
+			iface := *e.iface
+			iface.Addresses = next.Addresses
+			e.iface = &iface
+		}
+		k.mu.Unlock()
+	}
+	k.Log.Info("container detached", "container", old.String(), "left", next.Addresses)
+	return next.Addresses, err
+}
+
+// leave takes a container, or some of its addresses, off the overlay.
+func (k *Keeper) leave(c engine.Container, old, next Attachment) error {
+	ns, err := k.open(c)
+	if err != nil {
+		return nil // it has ended, and its interface with it
+	}
+	defer ns.Close()
+	o := attach.Options{Bridge: k.Bridge, Key: old.key()}
+	if len(next.Addresses) > 0 {
+		o.Addresses = gone(old, next)
+	}
+	_, err = attach.Detach(ns, o)
+	return err
+}
+
+// without is an attachment without some addresses, or without any where none are named.
+func without(a Attachment, prefixes []netip.Prefix) (Attachment, error) {
+	left := slices.Clone(a.Addresses)
+	for _, p := range prefixes {
+		i := slices.Index(left, p)
+		if i < 0 {
+			return a, fmt.Errorf("it does not have %s, but %s", p, texts(a.Addresses))
+		}
+		left = slices.Delete(left, i, i+1)
+	}
+	if len(prefixes) == 0 {
+		left = nil
+	}
+	a.Addresses = left
+	return a, nil
+}
+
+// gone are the addresses of old that next does not have.
+func gone(old, next Attachment) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(old.Addresses), func(p netip.Prefix) bool { return slices.Contains(next.Addresses, p) })
+}
+
+func texts(prefixes []netip.Prefix) string {
+	s := ""
+	for i, p := range prefixes {
+		if i > 0 {
+			s += ", "
+		}
+		s += p.String()
+	}
+	return s
+}
+
+// keyNamed is the key of the attachment that a user calls so; empty: there is none, or
+// more than one.
+func (k *Keeper) keyNamed(what string) (key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for candidate, e := range k.entries {
+		if !e.want.called(what) {
+			continue
+		}
+		if key != "" {
+			return ""
+		}
+		key = candidate
+	}
+	return key
+}
+
+func cmpErr(first, second error) error {
+	if first != nil {
+		return first
+	}
+	return second
+}

@@ -1,0 +1,269 @@
+package containers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"meshd/tap/expose"
+	"meshd/tap/publish"
+)
+
+// port is a port of this host that was published.
+type port struct {
+	want Publication
+
+	// Guarded by Keeper.mu.
+	proxy   *publish.Proxy // nil: nobody listens
+	problem string         // why
+}
+
+// Publish makes a service on the overlay reachable on a port of this host. The host
+// gets an address in the service's subnet if it has none. Where that does not work
+// nothing is changed.
+func (k *Keeper) Publish(ctx context.Context, text string) (PublishedView, error) {
+	spec, err := publish.ParseSpec(text)
+	if err != nil {
+		return PublishedView{}, err
+	}
+	k.publishing.Lock()
+	defer k.publishing.Unlock()
+	want := Publication{Spec: spec}
+	if _, isIP := spec.TargetIP(); !isIP {
+		if want.Container = k.keyNamed(spec.Target); want.Container == "" {
+			return PublishedView{}, fmt.Errorf("publish %s: no one container of this host is attached by the name %q: attach it first, or name one of another host by its address", spec, spec.Target)
+		}
+	}
+	k.mu.Lock()
+	old, all := k.ports[want.key()], len(k.ports)
+	k.mu.Unlock()
+	switch {
+	case old != nil && old.want == want && old.proxy != nil:
+		return k.portView(old), nil
+	case old != nil:
+		return PublishedView{}, fmt.Errorf("%s is published as %s already: `meshd unpublish %s` first", spec.HostPort, old.want.Spec, spec.HostPort)
+	case all >= maxPublished:
+		return PublishedView{}, fmt.Errorf("%d ports are published, more are not kept: unpublish some", all)
+	}
+	p := &port{want: want}
+	err = k.overlayAddress(ctx, want)
+	if err == nil {
+		if err = k.listen(p); err == nil {
+			err = k.published.save(want)
+		}
+	}
+	if err != nil {
+		return PublishedView{}, fmt.Errorf("publish %s: %w", spec, errors.Join(err, k.close(ctx, p)))
+	}
+	k.mu.Lock()
+	k.ports[want.key()] = p
+	k.mu.Unlock()
+	k.Log.Info("port published", "published", spec.String())
+	return k.portView(p), nil
+}
+
+// overlayAddress sees to it that this host has an address in the subnet of a service.
+func (k *Keeper) overlayAddress(ctx context.Context, want Publication) error {
+	to, subnet, err := k.targetOf(want)
+	if err != nil || k.from(to).IsValid() {
+		return err
+	}
+	if !subnet.IsValid() {
+		return fmt.Errorf("this host has no address on the overlay, and the subnet of %s is not known here: `meshd expose net:SUBNET` first, such as net:%s", to, guess(to))
+	}
+	k.exposing.Lock()
+	defer k.exposing.Unlock()
+	p, err := k.exposedIn(ctx, subnet)
+	if err != nil {
+		return err
+	}
+	return k.exposeLocked(ctx, []Exposure{{Prefix: p, Auto: true}})
+}
+
+// guess is a subnet that an address may be of, for an example.
+func guess(a netip.Addr) netip.Prefix {
+	bits := 24
+	if a.Is6() {
+		bits = 64
+	}
+	p, _ := a.Prefix(bits)
+	return p
+}
+
+// targetOf is the address of a service, and its subnet where that is known.
+func (k *Keeper) targetOf(want Publication) (to netip.Addr, subnet netip.Prefix, err error) {
+	if want.Container == "" {
+		to, _ = want.Spec.TargetIP()
+		for _, s := range k.subnets() {
+			if s.Contains(to) {
+				return to, s, nil
+			}
+		}
+		return to, subnet, nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e := k.entries[want.Container]
+	if e == nil || len(e.want.Addresses) == 0 {
+		return to, subnet, fmt.Errorf("%s is not attached any more: attach it, or publish another", want.Spec.Target)
+	}
+	return e.want.Addresses[0].Addr(), e.want.Addresses[0].Masked(), nil
+}
+
+// from is this host's address on the overlay that is in one subnet with another one.
+func (k *Keeper) from(to netip.Addr) netip.Prefix {
+	have := expose.Addresses(k.Bridge)
+	i := slices.IndexFunc(have, func(p netip.Prefix) bool { return p.Contains(to) && p.Addr() != to })
+	if i < 0 {
+		return netip.Prefix{}
+	}
+	return have[i]
+}
+
+// listen opens the port and serves it.
+func (k *Keeper) listen(p *port) error {
+	resolve := func(context.Context) (netip.AddrPort, error) {
+		to, _, err := k.targetOf(p.want)
+		return netip.AddrPortFrom(to, p.want.Spec.TargetPort), err
+	}
+	proxy, err := publish.Open(p.want.Spec, resolve, publish.Options{
+		Local: func(to netip.Addr) netip.Addr { return k.from(to).Addr() },
+		Log:   k.Log,
+	})
+	if err != nil {
+		return k.portTaken(err)
+	}
+	k.mu.Lock()
+	if k.ctx.Err() != nil {
+		k.mu.Unlock()
+		return errors.Join(errors.New("meshd is ending"), proxy.Close())
+	}
+	k.wg.Go(func() { _ = proxy.Run(k.ctx) }) // an error says only that it was run before
+	p.proxy, p.problem = proxy, ""
+	k.mu.Unlock()
+	return nil
+}
+
+// portTaken names who has a port that is taken.
+func (k *Keeper) portTaken(err error) error {
+	used, ok := errors.AsType[*publish.InUseError](err)
+	if !ok || k.PortOwner == nil || !errors.Is(err, syscall.EADDRINUSE) {
+		return err
+	}
+	owner := k.PortOwner(used.HostPort.Port, used.HostPort.Protocol())
+	if owner == "" {
+		return err
+	}
+	return fmt.Errorf("%s port %s is taken%s: end that, or publish another port", used.HostPort.Protocol(), used.Addr, owner)
+}
+
+// Unpublish takes a port back: by the port alone, or by all that Publish was given. A
+// free address that the host took for it is given back with the last port that needs it.
+func (k *Keeper) Unpublish(ctx context.Context, text string) error {
+	k.publishing.Lock()
+	defer k.publishing.Unlock()
+	p, err := k.portNamed(text)
+	if err != nil {
+		return err
+	}
+	if err := k.published.forget(p.want.key()); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	delete(k.ports, p.want.key())
+	k.mu.Unlock()
+	err = k.close(ctx, p)
+	k.Log.Info("port not published any more", "published", p.want.Spec.String())
+	return err
+}
+
+// portNamed is the published port that a user means.
+func (k *Keeper) portNamed(text string) (*port, error) {
+	spec, specErr := publish.ParseSpec(text)
+	at, err := publish.ParseHostPort(text)
+	switch {
+	case specErr == nil:
+		at = spec.HostPort
+	case err != nil:
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.ports[at.String()]
+	if p == nil || specErr == nil && p.want.Spec != spec {
+		return nil, fmt.Errorf("%s is not published: `meshd publish` lists what is", text)
+	}
+	return p, nil
+}
+
+// close ends a port, and hides addresses that no other port needs.
+func (k *Keeper) close(ctx context.Context, p *port) error {
+	k.mu.Lock()
+	proxy := p.proxy
+	p.proxy = nil
+	k.mu.Unlock()
+	var err error
+	if proxy != nil {
+		err = proxy.Close()
+	}
+	k.exposing.Lock()
+	defer k.exposing.Unlock()
+	old := k.exposuresNow()
+	var unused []netip.Prefix
+	for _, e := range old {
+		if e.Auto && k.publishedFrom(e.Prefix) == "" {
+			unused = append(unused, e.Prefix)
+		}
+	}
+	if len(unused) == 0 {
+		return err
+	}
+	return errors.Join(err, k.hideLocked(ctx, old, unused))
+}
+
+// publishedFrom is a port that connects from an address of this host; empty: none does.
+func (k *Keeper) publishedFrom(from netip.Prefix) string {
+	k.mu.Lock()
+	list := make([]*port, 0, len(k.ports))
+	for _, p := range k.ports {
+		list = append(list, p)
+	}
+	k.mu.Unlock()
+	for _, p := range list {
+		if to, _, err := k.targetOf(p.want); err == nil && k.from(to) == from {
+			return p.want.Spec.HostPort.String()
+		}
+	}
+	return ""
+}
+
+// restorePublished opens the ports that nobody listens on: after a start, or when
+// somebody else had one.
+func (k *Keeper) restorePublished(ctx context.Context) {
+	k.publishing.Lock()
+	defer k.publishing.Unlock()
+	k.mu.Lock()
+	var closed []*port
+	for _, p := range k.ports {
+		if p.proxy == nil {
+			closed = append(closed, p)
+		}
+	}
+	k.mu.Unlock()
+	for _, p := range closed {
+		err := k.listen(p)
+		if err == nil {
+			continue
+		}
+		k.mu.Lock()
+		known := p.problem == err.Error()
+		p.problem = err.Error()
+		k.mu.Unlock()
+		if !known && ctx.Err() == nil {
+			k.Log.Warn("port is not published", "published", p.want.Spec.String(), "err", err)
+		}
+	}
+}

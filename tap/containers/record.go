@@ -1,0 +1,144 @@
+package containers
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"meshd/tap/publish"
+)
+
+// Attachment is a container on the overlay, as it was asked for.
+type Attachment struct {
+	Engine    string         `json:"engine"`          // "docker", "podman", ...; empty: a plain namespace
+	ID        string         `json:"id,omitempty"`    // of the engine
+	Name      string         `json:"name,omitempty"`  // for people
+	NetNS     string         `json:"netns,omitempty"` // path of a plain namespace
+	Addresses []netip.Prefix `json:"addresses"`       // of the interface, each with its subnet's length
+	NoRoute   bool           `json:"no_multicast_route,omitempty"`
+}
+
+// key tells attachments apart, and lasts as long as the container.
+func (a Attachment) key() string {
+	if a.ID != "" {
+		return a.Engine + ":" + a.ID
+	}
+	return "netns:" + a.NetNS
+}
+
+// String is what people call the container.
+func (a Attachment) String() string {
+	switch {
+	case a.Name != "":
+		return "container " + a.Name
+	case a.ID != "":
+		return "container " + a.ID[:min(12, len(a.ID))]
+	}
+	return "namespace " + a.NetNS
+}
+
+// called reports whether people call the container so: by its name, its id, or the begin
+// of that, with its engine or without.
+func (a Attachment) called(what string) bool {
+	what = strings.TrimPrefix(what, a.Engine+":")
+	if a.ID == "" {
+		return what == a.NetNS || what == a.Name && a.Name != ""
+	}
+	return what == a.Name || len(what) >= 3 && strings.HasPrefix(a.ID, what)
+}
+
+// with is the attachment with more addresses.
+func (a Attachment) with(more []netip.Prefix) Attachment {
+	a.Addresses = slices.Clone(a.Addresses)
+	for _, p := range more {
+		if !slices.Contains(a.Addresses, p) {
+			a.Addresses = append(a.Addresses, p)
+		}
+	}
+	return a
+}
+
+// Exposure is an address of this host on the overlay.
+type Exposure struct {
+	Prefix     netip.Prefix `json:"prefix"` // with its subnet's length
+	Masquerade bool         `json:"masquerade"`
+	Auto       bool         `json:"auto,omitempty"` // taken for a published port, and given back with the last one
+}
+
+func (e Exposure) key() string { return e.Prefix.Addr().String() }
+
+// Publication is a port of this host that leads to a service on the overlay.
+type Publication struct {
+	Spec      publish.Spec `json:"spec"`
+	Container string       `json:"container,omitempty"` // key of the attachment that is the target; empty: an address is
+}
+
+func (p Publication) key() string { return p.Spec.HostPort.String() }
+
+// addrs are the addresses alone.
+func addrs(prefixes []netip.Prefix) []netip.Addr {
+	out := make([]netip.Addr, len(prefixes))
+	for i, p := range prefixes {
+		out[i] = p.Addr()
+	}
+	return out
+}
+
+// checkPrefixes says what is wrong with addresses that are asked for.
+func checkPrefixes(prefixes []netip.Prefix) error {
+	for i, p := range prefixes {
+		if err := checkPrefix(p); err != nil {
+			return err
+		}
+		for _, q := range prefixes[:i] {
+			switch {
+			case q.Addr() == p.Addr():
+				return fmt.Errorf("%s is there twice", p.Addr())
+			case q.Overlaps(p) && q.Bits() != p.Bits():
+				return fmt.Errorf("%s and %s overlap, but are not of one subnet: give both the same prefix length", q, p)
+			}
+		}
+	}
+	return nil
+}
+
+// checkPrefix says what is wrong with an address that is asked for.
+func checkPrefix(p netip.Prefix) error {
+	a := p.Addr()
+	switch {
+	case a.Is4In6():
+		return fmt.Errorf("%s is an IPv4 address written as IPv6: write %s", p, a.Unmap())
+	case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.IsLinkLocalUnicast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return fmt.Errorf("%s cannot be the address of a container or host: choose one of a private network, such as 10.32.0.1/12 or fd00:32::1/64", p)
+	case p.Bits() == 0:
+		return fmt.Errorf("%s would be all networks at once: give its subnet's length, such as %s/24", p, a)
+	case p.Bits() < a.BitLen()-1 && a == p.Masked().Addr() && a.Is4():
+		return fmt.Errorf("%s is the address of the subnet itself, not of a host in it: did you mean %s/%d?", p, a.Next(), p.Bits())
+	case p.Bits() < 31 && a.Is4() && a == lastOf(p):
+		return fmt.Errorf("%s is the broadcast address of its subnet: choose another", p)
+	}
+	return nil
+}
+
+// lastOf is the last address of an IPv4 subnet.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+// ParsePrefix reads an address with its subnet's length as users write it: ADDRESS/BITS,
+// or ip:ADDRESS/BITS as weave has it.
+func ParsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(strings.TrimPrefix(s, "ip:"))
+	if err == nil {
+		return p, checkPrefix(p)
+	}
+	if a, e := netip.ParseAddr(strings.TrimPrefix(s, "ip:")); e == nil {
+		return p, fmt.Errorf("%q has no subnet: write it with its length, such as %s/%d", s, a, a.BitLen()*3/4)
+	}
+	return p, fmt.Errorf("%q is not an address with its subnet's length: write it as 10.32.0.1/24 or fd00:32::1/64", s)
+}
