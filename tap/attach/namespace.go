@@ -1,0 +1,190 @@
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Identity tells namespaces apart: the device and inode number of their file. That
+// of a namespace which is gone may be given to another.
+type Identity struct{ Dev, Ino uint64 }
+
+// Namespace is the network namespace of a container. As long as it is open the
+// namespace exists, even if all its processes have ended. Its methods may be called
+// concurrently.
+type Namespace struct {
+	ID Identity
+
+	handle netns.NsHandle
+	name   string // for people
+	proc   string // the procfs with the /proc/sys of the host
+	dir    int    // what path is relative to
+	path   string
+}
+
+// OpenPID opens the network namespace of a process. proc is where the procfs is
+// mounted that knows the process by this id, empty for /proc. Errors wrap ErrEnded
+// where there is no such process, and ErrHostNetwork where the namespace is that of
+// the calling thread.
+func OpenPID(proc string, pid int) (*Namespace, error) {
+	if pid <= 0 {
+		return nil, fmt.Errorf("process %d: %w", pid, ErrEnded) // what engines give for stopped containers
+	}
+	if proc == "" {
+		proc = "/proc"
+	}
+	// Of a directory of /proc that is open, the process stays the same one even if
+	// its id is given to another.
+	dir, err := unix.Open(filepath.Join(proc, strconv.Itoa(pid)), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, explain(err))
+	}
+	n := &Namespace{name: fmt.Sprintf("process %d", pid), proc: proc, dir: dir, path: "ns/net"}
+	return n.open()
+}
+
+// OpenPath opens the network namespace that a file stands for, such as
+// /run/netns/NAME or /proc/PID/ns/net. Errors are those of OpenPID.
+func OpenPath(path string) (*Namespace, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	n := &Namespace{name: path, proc: "/proc", dir: unix.AT_FDCWD, path: abs}
+	return n.open()
+}
+
+// open opens the file of a namespace that is filled in, and closes all if it is not
+// one that can be attached.
+func (n *Namespace) open() (*Namespace, error) {
+	n.handle = netns.None()
+	// Not blocking, should it be a pipe.
+	fd, err := unix.Openat(n.dir, n.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err == nil {
+		n.handle = netns.NsHandle(fd)
+		n.ID, err = identify(fd)
+	}
+	if err == nil {
+		err = refuseOwn(n.ID)
+	}
+	if err != nil {
+		n.Close()
+		return nil, fmt.Errorf("network namespace of %s: %w", n.name, explain(err))
+	}
+	return n, nil
+}
+
+// Close closes the namespace.
+func (n *Namespace) Close() error {
+	var errs []error
+	if n.handle.IsOpen() {
+		errs = append(errs, n.handle.Close())
+	}
+	if n.dir >= 0 {
+		errs = append(errs, unix.Close(n.dir))
+		n.dir = -1
+	}
+	return errors.Join(errs...)
+}
+
+// identify makes sure that a file is a network namespace.
+func identify(fd int) (Identity, error) {
+	if typ, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || typ != unix.CLONE_NEWNET {
+		return Identity{}, errors.New("the file is not a network namespace")
+	}
+	var s unix.Stat_t
+	if err := unix.Fstat(fd, &s); err != nil {
+		return Identity{}, os.NewSyscallError("fstat", err)
+	}
+	return Identity{Dev: s.Dev, Ino: s.Ino}, nil
+}
+
+// refuseOwn refuses the namespace of the calling thread.
+func refuseOwn(id Identity) error {
+	var s unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &s); err != nil {
+		return os.NewSyscallError("stat", err)
+	}
+	if id == (Identity{Dev: s.Dev, Ino: s.Ino}) {
+		return ErrHostNetwork
+	}
+	return nil
+}
+
+// explain makes sentences of what the kernel says of a namespace's file.
+func explain(err error) error {
+	switch {
+	case errors.Is(err, unix.ESRCH), errors.Is(err, fs.ErrNotExist):
+		return ErrEnded
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: meshd needs CAP_SYS_PTRACE and CAP_SYS_ADMIN to enter other containers' networks", err)
+	}
+	return err
+}
+
+// gone returns ErrEnded if the process has ended, or the file now is another
+// namespace or none.
+func (n *Namespace) gone() error {
+	var s unix.Stat_t
+	err := unix.Fstatat(n.dir, n.path, &s, 0)
+	if err == nil && n.ID != (Identity{Dev: s.Dev, Ino: s.Ino}) {
+		return ErrEnded
+	}
+	return explain(err)
+}
+
+// netlink opens a netlink socket in the namespace.
+func (n *Namespace) netlink() (nl *netlink.Handle, err error) {
+	err = n.do(func() error {
+		nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open netlink in the network namespace of %s: %w", n.name, err)
+	}
+	return nl, nil
+}
+
+// do calls f on a thread that is in the namespace. f must not start goroutines that
+// rely on it; sockets that it opens stay in the namespace.
+func (n *Namespace) do(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- n.onThisThread(f) }()
+	return <-done
+}
+
+// onThisThread is do for a goroutine that ends afterwards. A thread that does not
+// find back is not given back: it ends with the goroutine.
+func (n *Namespace) onThisThread(f func() error) error {
+	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		// The first thread stands for the process in /proc and cannot end. It is
+		// ours meanwhile, so the next is another.
+		defer runtime.UnlockOSThread()
+		return n.do(f)
+	}
+	here, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the thread's namespace: %w", err)
+	}
+	defer here.Close()
+	if err := netns.Set(n.handle); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the network namespace of %s: %w", n.name, explain(err))
+	}
+	err = f()
+	if netns.Set(here) == nil {
+		runtime.UnlockOSThread()
+	}
+	return err
+}
