@@ -35,6 +35,7 @@ type daemon struct {
 	pins      *identity.Pins
 	policy    *identity.Policy
 	traversal *traversal // nil: no transport has a socket to find ways for
+	notify    notifier
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
 	cfg config.Config
@@ -132,6 +133,8 @@ func (d *daemon) Stop() { d.stop() }
 func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.notify.reloading()
+	defer d.notify.ready("settings read at " + time.Now().Format(time.TimeOnly))
 	next, err := d.opt.load()
 	if err != nil {
 		return nil, nil, fmt.Errorf("nothing was changed: %w", err)
