@@ -1,4 +1,4 @@
-package tap
+package sysctl
 
 import (
 	"errors"
@@ -11,13 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestWriteSysctl(t *testing.T) {
+func TestWrite(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("mounts take root")
 	}
 	readOnly, missing, host := t.TempDir(), t.TempDir(), t.TempDir()
 	for _, dir := range []string{readOnly, host} {
-		must(t, os.WriteFile(filepath.Join(dir, "accept_ra"), []byte("1"), 0o600))
+		if err := os.WriteFile(filepath.Join(dir, "accept_ra"), []byte("1"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	done := make(chan error) // one send
 	var refused, absent error
@@ -34,9 +36,9 @@ func TestWriteSysctl(t *testing.T) {
 			err = unix.Mount("none", readOnly, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
 		}
 		if err == nil {
-			refused = writeSysctl("accept_ra", "0", readOnly)
-			absent = writeSysctl("accept_ra", "7", missing, host)
-			err = writeSysctl("accept_ra", "0", readOnly, host)
+			refused = write("accept_ra", "0", readOnly)
+			absent = write("accept_ra", "7", missing, host)
+			err = write("accept_ra", "0", readOnly, host)
 		}
 		done <- err
 	}()
