@@ -107,6 +107,7 @@ func newRootCmd(started func()) *cobra.Command {
 		newWhyCmd(connect),
 		newNATCmd(connect),
 		newConfigCmd(),
+		newDocsCmd(),
 		newVersionCmd(),
 		newDemoCmd(),
 	)
