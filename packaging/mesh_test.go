@@ -94,7 +94,7 @@ func TestMesh(t *testing.T) {
 		{name: "run without multicast", world: launched(created), args: []string{"run", "--without-dns", "--no-multicast-route", "10.2.1.1/24", "img"},
 			calls:  [][]string{inContainer("status"), {"docker", "run", "-d", "img"}, inContainer("attach", "--no-multicast-route", "10.2.1.1/24", "--", "f00dfeed")},
 			stdout: newID, stderr: "--without-dns"},
-		{name: "run, attach fails", world: launched(created, answer{Call: inContainer("attach"), Stderr: "meshd: 10.2.1.1 is in use\n", Code: 1}), args: []string{"run", "10.2.1.1/24", "img"},
+		{name: "run, attach fails", world: launched(created, answer{Call: inContainer("attach"), Stderr: "meshd: 10.2.1.1 is in use\nSee `meshd attach --help`.\n", Code: 1}), args: []string{"run", "10.2.1.1/24", "img"},
 			calls:  [][]string{inContainer("status"), {"docker", "run", "-d", "img"}, inContainer("attach", "10.2.1.1/24", "--", "f00dfeed"), {"docker", "rm", "-f", "-v", "--", "f00dfeed"}},
 			stderr: "mesh: 10.2.1.1 is in use; the container has been removed again\n", code: 1},
 		{name: "run, docker cannot start it", world: launched(answer{Call: []string{"docker", "run"}, Stdout: newID, Stderr: "no such file\n", Code: 127}), args: []string{"run", "10.2.1.1/24", "img"},
