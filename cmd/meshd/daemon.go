@@ -134,7 +134,7 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.notify.reloading()
-	defer d.notify.ready("settings read at " + time.Now().Format(time.TimeOnly))
+	defer func() { d.notify.reloaded(time.Now(), err) }()
 	next, err := d.opt.load()
 	if err != nil {
 		return nil, nil, fmt.Errorf("nothing was changed: %w", err)

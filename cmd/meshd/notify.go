@@ -73,6 +73,15 @@ func (n notifier) reloading() {
 	n.tell(fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 }
 
+// reloaded ends a reload.
+func (n notifier) reloaded(at time.Time, err error) {
+	status := "settings read at " + at.Format(time.TimeOnly)
+	if err != nil {
+		status = "settings of before: they were not read at " + at.Format(time.TimeOnly)
+	}
+	n.ready(status)
+}
+
 // run says that we are ready once alive has returned in time, and from then on gives a
 // sign of life twice in the time that the manager wants one in, as long as alive goes on
 // to. It returns when ctx is done.

@@ -152,7 +152,11 @@ func TestUpNotifies(t *testing.T) {
 	m := newManager(t, address)
 	t.Setenv(notifySocketEnv, address)
 	t.Setenv(watchdogEnv, "200000")
-	p := startUp(t)
+	file := filepath.Join(t.TempDir(), "meshd.yaml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startUp(t, "--config", file)
 	t.Setenv(socketEnv, p.socket)
 	m.want(t, `READY=1\nSTATUS=02:00:00:00:00:01 \(weave01\) on bridge weave`)
 	m.want(t, "WATCHDOG=1")
@@ -160,8 +164,16 @@ func TestUpNotifies(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	m.wantLater(t, `RELOADING=1\nMONOTONIC_USEC=\d+`)
-	m.wantLater(t, "READY=1.*")
+	m.wantLater(t, `READY=1\nSTATUS=settings read at \d\d:\d\d:\d\d`)
 	m.want(t, "WATCHDOG=1")
+	if err := os.WriteFile(file, []byte("peeers: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, code := runCLI(t.Context(), "reload"); code != exitFailure {
+		t.Error("a bad file was read")
+	}
+	m.wantLater(t, "RELOADING=1.*")
+	m.wantLater(t, `READY=1\nSTATUS=settings of before: .*`)
 	if _, stderr, code := runCLI(t.Context(), "down"); code != exitOK {
 		t.Fatal(stderr)
 	}
