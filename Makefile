@@ -26,7 +26,7 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=$(BUILDVCS)
 CHECKS := SA*,S1*,U1000,ST1005,ST1008,ST1012,ST1017,ST1019
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race fuzz dashboard microbench bench soak-traffic integration natmatrix soak lint check clean portable
+.PHONY: help build image deb packaging demo test race fuzz dashboard microbench bench soak-traffic integration natmatrix soak lint check clean portable
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,13 +35,39 @@ build: ## build ./meshd, a static binary
 	@.ci/need $(GO) certificates
 	CGO_ENABLED=0 $(GO) build -trimpath -o meshd ./cmd/meshd
 
+# The version of what ./meshd is: v1.2.3 is 1.2.3, "devel" is 0.0.0-devel.
+version = $(shell ./meshd version | awk '{ v = $$2; sub(/^v/, "", v); gsub(/\+/, ".", v); if (v !~ /^[0-9]/) v = "0.0.0-" v; print v }')
+arch = $(shell $(GO) env GOARCH)
+
+image: build ## build the image meshd:VERSION, and meshd:latest, with the Docker of this host
+	@.ci/need docker
+	rm -rf dist/image && mkdir -p dist/image/root/var
+	cp meshd dist/image/root/ && ln -s ../run dist/image/root/var/run
+	docker build -q -f packaging/Dockerfile --build-arg VERSION=$(version) -t meshd:$(version) -t meshd:latest dist/image
+
+deb: build ## build dist/meshd_VERSION_ARCH.deb
+	@.ci/need $(GO) certificates
+	rm -rf dist/deb && mkdir -p dist/deb
+	cp meshd dist/deb/
+	./meshd completion bash > dist/deb/meshd.bash
+	./meshd completion zsh > dist/deb/_meshd
+	./meshd completion fish > dist/deb/meshd.fish
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2>/dev/null || date +%s); \
+	./meshd docs man dist/deb/man8 && gzip -9n dist/deb/man8/*.8 && \
+	VERSION=$(version) ARCH=$(arch) $(GO) tool -modfile=packaging/go.mod nfpm package -f packaging/nfpm.yaml -p deb -t dist/meshd_$(version)_$(arch).deb
+
+packaging: ## check the script mesh, the unit, and what else is packaged
+	@.ci/need $(GO) certificates shellcheck dash? busybox? systemd-analyze?
+	cd packaging && $(GO) test -count=1 ./...
+
 demo: build ## show a mesh of three hosts in network namespaces (root)
 	./meshd demo
 
 test: ## run all tests (root: those in network namespaces too)
-	@.ci/need $(GO) certificates nft? iperf3? turnserver?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver? shellcheck? dash? busybox? systemd-analyze?
 	$(GO) test -p 1 -timeout 15m $(PKG)
 	$(if $(filter ./...,$(PKG)),cd integration/dashboard && $(GO) test ./...)
+	$(if $(filter ./...,$(PKG)),cd packaging && $(GO) test ./...)
 
 dashboard: ## check the queries of the Grafana dashboard and of the alerts against real metrics
 	@.ci/need $(GO) certificates
@@ -91,6 +117,7 @@ lint: ## check format, vet and staticcheck
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
 	cd integration/dashboard && $(GO) vet ./...
+	cd packaging && $(GO) vet ./...
 	$(GO) tool staticcheck -checks '$(CHECKS)' ./...
 
 check: test portable lint ## what CI runs

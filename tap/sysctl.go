@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
+
+	"meshd/internal/sysctl"
 )
 
 // setting is one value below /proc/sys/net/ipv6/conf/DEVICE.
@@ -30,8 +31,7 @@ var portSettings = []setting{
 func setIPv6(device string, settings []setting) error {
 	var errs []error
 	for _, s := range settings {
-		path := filepath.Join("/proc/sys/net/ipv6/conf", device, s.name)
-		err := os.WriteFile(path, []byte(s.value), 0)
+		err := sysctl.Write(path.Join("net/ipv6/conf", device, s.name), s.value)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("set %s of %s: %w", s.name, device, err))
 		}

@@ -37,6 +37,7 @@ type daemon struct {
 	policy     *identity.Policy
 	containers *containers.Keeper
 	traversal  *traversal // nil: no transport has a socket to find ways for
+	notify     notifier
 
 	mu  sync.Mutex // guards cfg and makes reloads one at a time
 	cfg config.Config
@@ -138,6 +139,8 @@ func (d *daemon) Stop() { d.stop() }
 func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.notify.reloading()
+	defer func() { d.notify.reloaded(time.Now(), err) }()
 	next, err := d.opt.load()
 	if err != nil {
 		return nil, nil, fmt.Errorf("nothing was changed: %w", err)

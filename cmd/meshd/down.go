@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"meshd/config"
 	"meshd/tap"
 )
 
@@ -20,39 +22,69 @@ import (
 const downTimeout = 20 * time.Second
 
 func newDownCmd(connect func() *client) *cobra.Command {
-	return &cobra.Command{
+	opt := downOptions{}
+	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "End the daemon and remove the bridge",
 		Long: `End the running daemon, wait until it has gone, and remove its bridge, which the
 daemon itself leaves in place while containers are attached to it. A bridge that
-meshd did not make stays.`,
+meshd did not make stays.
+
+With --keep-bridge the bridge stays as it is, for a daemon that is to come. With
+--force the bridge that a daemon has left which no longer runs is removed too.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := connect()
-			s, err := c.status(cmd.Context())
-			if err != nil {
-				return err
+			if opt.keep && opt.force {
+				return usageError{errors.New("--keep-bridge and --force exclude each other")}
 			}
-			p, err := c.holdProcess()
-			if err != nil {
-				return err
-			}
-			defer p.close()
-			if err := c.stopAndWait(cmd.Context(), p, s.PID); err != nil {
-				return err
-			}
-			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "meshd (pid %d) has ended\n", s.PID)
-			if err = p.removeBridge(s.Port.Bridge); err == nil {
-				fmt.Fprintf(out, "the bridge %s is removed: what was attached to it must be attached again (to restart only, end meshd with SIGTERM)\n", s.Port.Bridge)
-			}
-			if errors.Is(err, tap.ErrForeign) {
-				fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", s.Port.Bridge)
-				return nil
-			}
-			return err
+			return down(cmd.Context(), connect(), opt, cmd.OutOrStdout())
 		},
 	}
+	cmd.Flags().BoolVar(&opt.keep, "keep-bridge", false, "leave the bridge in place")
+	cmd.Flags().BoolVar(&opt.force, "force", false, "where no daemon runs, remove the bridge that one left")
+	cmd.Flags().StringVar(&opt.bridge, "bridge-name", config.Default().Bridge.Name, "with --force: the bridge that was left")
+	return cmd
+}
+
+type downOptions struct {
+	keep, force bool
+	bridge      string // with force: of a daemon that is gone
+}
+
+// down ends the daemon and takes away what it left.
+func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error {
+	s, err := c.status(ctx)
+	if opt.force && errors.Is(err, errNoDaemon) {
+		return reportRemoval(out, opt.bridge, tap.RemoveBridge(opt.bridge))
+	}
+	if err != nil {
+		return err
+	}
+	p, err := c.holdProcess()
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if err := c.stopAndWait(ctx, p, s.PID); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "meshd (pid %d) has ended\n", s.PID)
+	if opt.keep {
+		return nil
+	}
+	return reportRemoval(out, s.Port.Bridge, p.removeBridge(s.Port.Bridge))
+}
+
+// reportRemoval says what became of the bridge.
+func reportRemoval(out io.Writer, bridge string, err error) error {
+	if err == nil {
+		fmt.Fprintf(out, "the bridge %s is removed: what was attached to it must be attached again (to restart only, end meshd with SIGTERM)\n", bridge)
+	}
+	if errors.Is(err, tap.ErrForeign) {
+		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", bridge)
+		return nil
+	}
+	return err
 }
 
 // stopAndWait asks the daemon to end and returns when it has.

@@ -114,6 +114,7 @@ func newRootCmd(started func()) *cobra.Command {
 		newUnpublishCmd(connect),
 		newPsCmd(connect),
 		newConfigCmd(),
+		newDocsCmd(),
 		newVersionCmd(),
 		newDemoCmd(),
 	)

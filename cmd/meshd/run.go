@@ -53,7 +53,7 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	log := opt.log
-	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop}
+	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, notify: newNotifier(log)}
 	who, err := d.prepare()
 	if err != nil {
 		return err
@@ -130,6 +130,11 @@ func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	g.Go(func() error { d.housekeep(ctx); return nil })
 	g.Go(func() error { memory.run(ctx); return nil })
 	g.Go(func() error { d.pins.Run(ctx); return nil })
+	g.Go(func() error {
+		d.notify.run(ctx, fmt.Sprintf("%s (%s) on bridge %s", who.name, cfg.Nickname, d.port.BridgeName()), func() { d.Report() })
+		return nil
+	})
+	context.AfterFunc(ctx, d.notify.stopping)
 	log.Info("meshd is up", "name", who.name, "nickname", cfg.Nickname, "listen", cfg.Listen,
 		"bridge", d.port.BridgeName(), "device", d.port.Name(), "mtu", d.port.MTU(), "encrypted", cfg.Password != "")
 	if err := g.Wait(); err != nil {

@@ -157,6 +157,36 @@ func TestUpAndDown(t *testing.T) {
 	}
 }
 
+func TestDownInTwoSteps(t *testing.T) {
+	p := startUp(t)
+	t.Setenv(socketEnv, p.socket)
+	addPort(t, p.ns, "weave")
+	stdout, stderr, code := runCLI(t.Context(), "down", "--keep-bridge")
+	if want := fmt.Sprintf("meshd (pid %d) has ended\n", p.cmd.Process.Pid); code != exitOK || stdout != want {
+		t.Errorf("down --keep-bridge = %d %q %s, want %q", code, stdout, stderr, want)
+	}
+	if !p.hasLink(t, "weave") {
+		t.Error("down --keep-bridge has removed the bridge")
+	}
+	if _, _, code = runCLI(t.Context(), "down", "--force", "--keep-bridge"); code != exitUsage {
+		t.Errorf("down --force --keep-bridge = %d, want %d", code, exitUsage)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends in that namespace
+		if err := netns.Set(p.ns); err != nil {
+			t.Error(err)
+			return
+		}
+		stdout, stderr, code = runCLI(t.Context(), "down", "--force")
+	}()
+	<-done
+	if code != exitOK || !strings.HasPrefix(stdout, "the bridge weave is removed") || p.hasLink(t, "weave") {
+		t.Errorf("down --force = %d %q %s", code, stdout, stderr)
+	}
+}
+
 func TestDownLeavesForeignBridge(t *testing.T) {
 	p := startUp(t)
 	t.Setenv(socketEnv, p.socket)
