@@ -48,6 +48,9 @@ func (d *daemon) NAT(ctx context.Context) (NATReport, error) {
 		return NATReport{}, errNoTraversal
 	}
 	r := NATReport{Daemon: true, DoubleNAT: nat.Unknown}
+	if t.mapper != nil { // the answer may come too late for this report
+		t.mapper.Again()
+	}
 	r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
 	if t.mapper == nil {
 		r.Mapping = "off by nat.port_mapping"
@@ -103,10 +106,11 @@ can be reached from inside (hairpin), and at which addresses peers are told to l
 us, with the answer of each STUN server. double NAT says whether the gateway, where it
 spoke NAT-PMP or UPnP, is behind another NAT.
 
-The running daemon is asked, which looks from its own socket and asks its neighbours
-and nat.stun_servers. Without one, or with --server, a socket of this command asks the
-servers given. Where neighbours do not suffice one server does, if it has a second address
-(RFC 5780, coturn for example); filtering is measured from another socket then.`,
+The running daemon is asked, which looks from its own socket and asks its neighbours,
+nat.stun_servers, and the gateway for its port mapping. Without a daemon, or with
+--server, a socket of this command asks the servers given. Where neighbours do not
+suffice one server does, if it has a second address (RFC 5780, coturn for example);
+filtering is measured from another socket then.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := natReport(cmd.Context(), connect(), servers)
