@@ -15,7 +15,9 @@ type natReport struct {
 	IPv4       nat.Behaviour   `json:"ipv4"`
 	IPv6       nat.Behaviour   `json:"ipv6"`
 	Candidates []nat.Candidate `json:"candidates"`
+	Mapping    string          `json:"port_mapping"`
 	DoubleNAT  nat.Verdict     `json:"double_nat"`
+	Lifetime   string          `json:"lifetime"`
 }
 
 // natClass is what `meshd nat` has to say of a NAT.
