@@ -204,9 +204,16 @@ func freshAgent(refuse func(netip.Addr) string) func(context.Context) (*nat.Agen
 	}
 }
 
+// errNoServers says that there is nobody to measure lifetimes with.
+var errNoServers = errors.New("lifetime of mappings: no STUN server answered: it takes a meshd peer that can be reached")
+
 // lifetime measures how long mappings live, with the first server that answers to
 // sockets that it does not know.
 func lifetime(ctx context.Context, r NATReport, progress io.Writer) (text string, err error) {
+	answers := slices.DeleteFunc(slices.Concat(r.IPv4.Answers, r.IPv6.Answers), func(x nat.Answer) bool { return x.Err != "" })
+	if len(answers) == 0 {
+		return "", errNoServers
+	}
 	a, endA, err := lone(ctx, nil, nil)
 	if err != nil {
 		return "", err
@@ -217,7 +224,7 @@ func lifetime(ctx context.Context, r NATReport, progress io.Writer) (text string
 		return "", err
 	}
 	defer func() { err = errors.Join(err, endB()) }()
-	for _, x := range slices.Concat(r.IPv4.Answers, r.IPv6.Answers) {
+	for _, x := range answers {
 		d, most, err := nat.Lifetime(ctx, a.agent, b.agent, x.Addr, func(d time.Duration, lived bool) {
 			word := "gone"
 			if lived {
