@@ -87,6 +87,8 @@ type Connection struct {
 	SwitchReason string `json:"transport_switch_reason,omitempty"` // of the last one
 	Paths        []Path `json:"paths,omitempty"`
 
+	// For is the peer that an attempt is for, where it is known.
+	For     string     `json:"for,omitempty"`
 	Error   string     `json:"error,omitempty"`
 	NextTry *time.Time `json:"next_try,omitempty"`
 	Never   bool       `json:"never_retried,omitempty"`
@@ -279,6 +281,9 @@ func newConnection(c control.ConnectionSnapshot) Connection {
 	v := Connection{Address: clean(c.Address), Carrier: c.Carrier, Outbound: c.Outbound, State: string(c.State)}
 	if !c.Name.Valid() {
 		v.Error, v.NextTry, v.Never = clean(c.Err), known(c.NextTry), c.Never
+		if c.For.Valid() {
+			v.For = c.For.String()
+		}
 		return v
 	}
 	v.Name, v.NickName, v.UID = c.Name.String(), clean(c.NickName), c.UID

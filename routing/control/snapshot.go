@@ -91,9 +91,10 @@ type ConnectionSnapshot struct {
 	SwitchReason string
 	Unsessioned  bool // the control connection is lost, the path still works
 	// For attempts.
-	Err     string    // why the last attempt failed
-	NextTry time.Time // zero: never, or now
-	Never   bool      // not tried again until `connect`
+	For     frame.PeerName // whom it is to reach; not valid: not known
+	Err     string         // why the last attempt failed
+	NextTry time.Time      // zero: never, or now
+	Never   bool           // not tried again until `connect`
 }
 
 // TargetSnapshot is one configured peer address.

@@ -198,7 +198,7 @@ func (m *Mesh) attemptSnapshot(t *target) (ConnectionSnapshot, bool) {
 	case !t.direct && (!m.set.Discovery || !inTopology):
 		return ConnectionSnapshot{}, false
 	}
-	c := ConnectionSnapshot{Address: t.address(), Carrier: t.carrier, Outbound: true, State: t.state(), Never: t.never}
+	c := ConnectionSnapshot{Address: t.address(), Carrier: t.carrier, Outbound: true, State: t.state(), Never: t.never, For: t.name}
 	if t.err != nil {
 		c.Err = t.err.Error()
 	}
