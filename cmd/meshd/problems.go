@@ -182,6 +182,7 @@ func (f *findings) neighbours(s *Status) {
 			continue
 		}
 		who := c.Name + "(" + c.NickName + ")"
+		f.rival(c, who)
 		p := c.activePath()
 		switch {
 		case p == nil:
@@ -200,6 +201,22 @@ func (f *findings) neighbours(s *Status) {
 			f.add(Warning, "no-control", "the control connection to %s is lost and is being made again; frames still pass", who)
 		}
 	}
+}
+
+// rival reports another host that claims a neighbour's name.
+func (f *findings) rival(c *Connection, who string) {
+	if c.Rival == nil {
+		return
+	}
+	var where []string
+	if c.Rival.Address != "" {
+		where = append(where, "connects from "+c.Rival.Address)
+	}
+	if c.Rival.Via != "" {
+		where = append(where, "is known to "+c.Rival.Via)
+	}
+	f.add(Warning, "name-claimed", "two hosts have the peer name of %s: it, at %s, and %s, which %s and is refused; give one of them another `name`",
+		who, c.Address, orUnknown(c.Rival.NickName), strings.Join(where, " and "))
 }
 
 // fallback reports in one finding the transports before that of p, which carries the

@@ -127,6 +127,12 @@ func TestProblems(t *testing.T) {
 			func(r *Report) { onTCP(r, "no answer", "handshake timed out", "") },
 			Warning, "fallback", "punch (no answer) and quic (handshake timed out) to 02:00:00:00:00:02(weave02) do not work; " +
 				"frames go over tcp; let UDP between us and 10.0.0.2:6785 pass in both directions"},
+		{"another host of a neighbour's name",
+			func(r *Report) {
+				r.Mesh.Connections[0].Rival = &control.Rival{NickName: "twin\x1b", Via: "weave03", Addr: netip.MustParseAddrPort("203.0.113.34:42352")}
+			},
+			Warning, "name-claimed", "two hosts have the peer name of 02:00:00:00:00:02(weave02): it, at 10.142.130.17:6783, and twin\uFFFD, " +
+				"which connects from 203.0.113.34:42352 and is known to weave03 and is refused; give one of them another `name`"},
 		{"wide port",
 			func(r *Report) { r.Port.Wide = []tap.WidePort{{Name: "vc1", MTU: 1500}} },
 			Warning, "wide-port", "vc1 on the bridge weave has MTU 1500, our port 1376: larger frames of the container behind it are lost"},

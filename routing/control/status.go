@@ -106,6 +106,7 @@ func (m *Mesh) snapshot() Snapshot {
 		Port: int(m.cfg.Port), ConnLimit: m.set.ConnLimit,
 		TrustedSubnets: slices.Clone(m.set.TrustedSubnets),
 		Terminations:   m.ended,
+		NameClaims:     m.claims,
 	}
 	for p := range m.topo.All() {
 		s.Peers = append(s.Peers, m.peerSnapshot(p))
@@ -164,6 +165,7 @@ func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
 		Paths: n.link.Paths(), MTU: link.MTU, Transport: link.Transport,
 		Switches: link.Switches, SwitchReason: link.Reason,
 		Unsessioned: n.session == nil, Key: n.key, Authentication: n.auth,
+		Rival: rivalOf(n, time.Now()),
 	}
 	if link.Up {
 		c.State = StateEstablished
