@@ -65,6 +65,18 @@ type Brief struct {
 
 func (b Behaviour) brief() Brief { return Brief{b.Mapping, b.Filtering, b.Blocked} }
 
+// known is b with words that we do not know replaced: it is shown to people, and any
+// text, of any length, could come.
+func (b Brief) known() Brief {
+	if b.Mapping != "" && !slices.Contains(mappings, b.Mapping) {
+		b.Mapping = UnknownMapping
+	}
+	if b.Filtering != "" && !slices.Contains(filterings, b.Filtering) {
+		b.Filtering = UnknownFiltering
+	}
+	return b
+}
+
 // hard is Behaviour.Hard.
 func (b Brief) hard() bool { return Behaviour{Mapping: b.Mapping}.Hard() }
 
@@ -80,6 +92,7 @@ func parseSignal(b []byte) (s signal, err error) {
 	if raw, err := hex.DecodeString(s.Round); err != nil || len(raw) != 16 && s.Verb != verbWant {
 		return s, errSignal
 	}
+	s.NAT4, s.NAT6 = s.NAT4.known(), s.NAT6.known()
 	return s, nil
 }
 

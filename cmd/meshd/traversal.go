@@ -38,6 +38,7 @@ type traversal struct {
 	servers   []string
 	ports     signal.Ports
 	discovery atomic.Bool
+	direct    map[frame.PeerName]bool // the peers with a direct way; watch's own
 	log       *slog.Logger
 }
 
@@ -150,6 +151,30 @@ func (t *traversal) watch(views []control.PeerView) {
 	}
 	t.channel.Members(now, uids)
 	t.agent.Look(now, peers)
+	t.doubt(peers)
+}
+
+// doubt asks the gateway whether it still has our mapping when a direct way is lost: one
+// that has just rebooted does not tell, and is asked only every minute.
+func (t *traversal) doubt(peers []nat.Peer) {
+	if t.mapper == nil {
+		return
+	}
+	direct := make(map[frame.PeerName]bool, len(t.direct))
+	for _, p := range peers {
+		if p.Direct {
+			direct[p.Name] = true
+			delete(t.direct, p.Name)
+		}
+	}
+	lost := len(t.direct) > 0
+	t.direct = direct
+	if !lost {
+		return
+	}
+	if m, _ := t.mapper.Current(); m.External.IsValid() {
+		t.mapper.Again()
+	}
 }
 
 // report reads what is known of the ways to peers.
