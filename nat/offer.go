@@ -16,15 +16,6 @@ import (
 	"time"
 )
 
-// A round, led by the peer with the lower name, over signalling:
-//
-//	leader ── offer: round, candidates ──► follower     request
-//	leader ◄── offer: its candidates ───── follower     its reply
-//	leader ── go ────────────────────────► follower     notice, twice
-//
-// The leader waits for half the round-trip time after go, so that both begin to check
-// at the same time. A follower that lacks a way and hears nothing sends want.
-
 // maxOffer is how long an offer may be in bytes.
 const maxOffer = 4096
 

@@ -2,8 +2,12 @@ package nat
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
+
+	"meshd/internal/frame"
 )
 
 // announceTime is how long a peer may need to announce itself.
@@ -11,6 +15,32 @@ const announceTime = 5 * time.Second
 
 // foundTime is how long it may take until frames go where checks came through.
 const foundTime = 5 * time.Second
+
+// Status is what is known of the ways to one peer.
+type Status struct {
+	Known  bool           // it has announced itself
+	Leads  bool           // we do
+	Tries  []Try          // the last ones, newest last
+	Pair   netip.AddrPort // that worked last
+	Next   time.Time      // of the next round, where we lead; zero: none is needed
+	Active bool           // a round is under way
+	Since  time.Time      // when the direct way was lost, or the peer found; zero: there is one
+}
+
+// Status reads it.
+func (a *Agent) Status(name frame.PeerName) Status {
+	_, known := a.cfg.Find(name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := Status{Known: known, Leads: a.cfg.Self < name}
+	if p := a.peers[name]; p != nil {
+		s.Tries, s.Pair, s.Active, s.Since = slices.Clone(p.tries), p.pair, p.running, p.lacking
+		if p.needs() && s.Leads {
+			s.Next = p.nextAt
+		}
+	}
+	return s
+}
 
 // Reasons says in sentences why there is no direct way to a peer whose Status this
 // is, and what would help; who is the peer's name for people. ours are our behaviours

@@ -2,19 +2,15 @@ package nat
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"meshd/internal/frame"
 )
 
-// Times of rounds with one peer.
+// Times between rounds with one peer.
 const (
 	grace        = 600 * time.Millisecond // for the ordinary ways to a peer that is new
 	rounds       = 3                      // before the back-off
@@ -27,24 +23,12 @@ const (
 	backoffMost  = 10 * time.Minute
 	wantAfter    = 1500 * time.Millisecond // a follower without an offer asks for one
 	wantEvery    = 10 * time.Second
-	offerTime    = 4 * time.Second // for the peer's reply
-	goWithin     = 1500 * time.Millisecond
-	meetTime     = 5 * time.Second
-	upTime       = 2 * time.Second // for a path at a pair that works
-	maxRunning   = 16              // rounds that we lead
-	keptTries    = 8
 )
 
-// Try is one round with a peer, as it ended.
-type Try struct {
-	At     time.Time   `json:"at"`
-	Led    bool        `json:"led"`
-	Local  []Candidate `json:"local,omitempty"`
-	Remote []Candidate `json:"remote,omitempty"`
-	Pair   Candidate   `json:"pair,omitzero"`
-	Err    string      `json:"error,omitempty"`
-	Theirs [2]Brief    `json:"their_nat"` // IPv4, IPv6
-}
+const (
+	maxRunning = 16 // rounds that we lead
+	keptTries  = 8
+)
 
 // peer is what the agent knows of one peer. Guarded by Agent.mu.
 type peer struct {
@@ -205,22 +189,6 @@ func (a *Agent) want(name frame.PeerName) {
 	}
 }
 
-// lead leads one round, and makes what is needed at the pair that it finds.
-func (a *Agent) lead(ctx context.Context, p *peer) {
-	try := Try{At: time.Now(), Led: true}
-	pair, err := a.once(ctx, p, &try)
-	if err == nil {
-		try.Pair = pair
-		a.log.Info("direct way found", "peer", p.Name, "addr", pair.Addr, "kind", pair.Kind)
-		err = a.use(ctx, p, pair.Addr)
-	}
-	if err != nil {
-		try.Err = err.Error()
-		a.log.Debug("no direct way", "peer", p.Name, "err", err)
-	}
-	a.ended(p, try, err)
-}
-
 // ended notes how a round ended, and when the next one is.
 func (a *Agent) ended(p *peer, try Try, err error) {
 	a.mu.Lock()
@@ -257,167 +225,6 @@ func pauseAfter(failed int) time.Duration {
 	return min(backoffFirst<<min(failed-rounds, 10), backoffMost)
 }
 
-// once exchanges offers with a peer and checks.
-func (a *Agent) once(ctx context.Context, p *peer, try *Try) (Candidate, error) {
-	known, ok := a.cfg.Find(p.Name)
-	if !ok {
-		return Candidate{}, errors.New("the peer is not known any more")
-	}
-	var id [16]byte
-	_, _ = rand.Read(id[:])
-	round := hex.EncodeToString(id[:])
-	ours := a.offer(ctx, round)
-	try.Local = ours.Candidates
-	b, err := json.Marshal(ours)
-	if err != nil {
-		return Candidate{}, err
-	}
-	asking, cancel := context.WithTimeout(ctx, offerTime)
-	reply, rtt, err := a.cfg.Request(asking, p.Name, b)
-	cancel()
-	if err != nil {
-		return Candidate{}, err
-	}
-	theirs, err := parseSignal(reply)
-	if err != nil {
-		return Candidate{}, err
-	}
-	try.Theirs = [2]Brief{theirs.NAT4, theirs.NAT6}
-	if took := time.Duration(theirs.Took) * time.Microsecond; took > 0 && took < rtt { // not the reply to an offer sent again
-		rtt -= took
-	}
-	c := a.newCheck(round, roundKey(known.Secret, round), true, a.remote(theirs))
-	if err := a.register(c); err != nil {
-		return Candidate{}, err
-	}
-	defer a.unregister(c)
-	if b, err = json.Marshal(signal{Verb: verbGo, Round: round}); err != nil {
-		return Candidate{}, err
-	}
-	for range 2 {
-		if err := a.cfg.Notify(p.Name, b); err != nil {
-			return Candidate{}, err
-		}
-	}
-	if !sleep(ctx, rtt/2) {
-		return Candidate{}, context.Cause(ctx)
-	}
-	defer func() { try.Remote = c.addresses() }()
-	return c.run(ctx)
-}
-
-// use makes at a pair what is missing: a session, over which paths come, or a path.
-func (a *Agent) use(ctx context.Context, p *peer, at netip.AddrPort) error {
-	a.cfg.Found(p.Name, at)
-	for end := time.Now().Add(upTime); ; {
-		a.mu.Lock()
-		session, direct, gone := p.Session, p.Direct, p.gone
-		a.mu.Unlock()
-		switch {
-		case gone:
-			return errors.New("the peer left the mesh")
-		case !session:
-			meet, cancel := context.WithTimeout(ctx, meetTime)
-			defer cancel()
-			return a.cfg.Meet(meet, p.Name, at)
-		case direct:
-			return nil
-		case time.Now().After(end):
-			return errors.New("checks came through, but no path")
-		}
-		if !sleep(ctx, 100*time.Millisecond) {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (a *Agent) register(c *check) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if len(a.checks) >= maxChecks {
-		return errors.New("too many rounds are under way")
-	}
-	a.checks[c.user] = c
-	return nil
-}
-
-func (a *Agent) unregister(c *check) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.checks, c.user)
-}
-
-// Answer answers a leader's offer by reply, and then checks, when the leader says go. It
-// returns when that is over.
-func (a *Agent) Answer(ctx context.Context, from frame.PeerName, payload []byte, reply func([]byte)) {
-	theirs, err := parseSignal(payload)
-	if err == nil && theirs.Verb == verbProbe {
-		a.probe(from, theirs, reply)
-		return
-	}
-	known, ok := a.cfg.Find(from)
-	if err != nil || !ok || theirs.Verb != verbOffer || from >= a.cfg.Self {
-		a.refused.Add(1)
-		return
-	}
-	came, started := time.Now(), make(chan struct{})
-	a.mu.Lock()
-	p := a.peers[from]
-	if p != nil {
-		p.heardAt, p.started, p.round = time.Now(), started, theirs.Round
-	}
-	a.mu.Unlock()
-	if p == nil {
-		a.refused.Add(1)
-		return
-	}
-	ours := a.offer(ctx, theirs.Round)
-	ours.Took = time.Since(came).Microseconds()
-	b, err := json.Marshal(ours)
-	if err != nil {
-		return
-	}
-	c := a.newCheck(theirs.Round, roundKey(known.Secret, theirs.Round), false, a.remote(theirs))
-	if err := a.register(c); err != nil {
-		return
-	}
-	reply(b)
-	a.follow(ctx, p, c, started, Try{At: time.Now(), Local: ours.Candidates, Theirs: [2]Brief{theirs.NAT4, theirs.NAT6}})
-}
-
-// follow checks when the leader says so, and at the latest after a while.
-func (a *Agent) follow(ctx context.Context, p *peer, c *check, started <-chan struct{}, try Try) {
-	defer a.unregister(c)
-	timer := time.NewTimer(goWithin)
-	defer timer.Stop()
-	select {
-	case <-started:
-	case <-timer.C:
-	case <-ctx.Done():
-		return
-	}
-	pair, err := c.run(ctx)
-	try.Remote, try.Pair = c.addresses(), pair
-	if err != nil {
-		try.Err = err.Error()
-	} else {
-		a.log.Info("direct way found", "peer", p.Name, "addr", pair.Addr, "kind", pair.Kind)
-		a.cfg.Found(p.Name, pair.Addr)
-	}
-	a.ended(p, try, err)
-}
-
 // Notice takes a message that wants no answer. It does not block.
 func (a *Agent) Notice(from frame.PeerName, payload []byte) {
 	s, err := parseSignal(payload)
@@ -434,30 +241,4 @@ func (a *Agent) Notice(from frame.PeerName, payload []byte) {
 		p.nextAt = earliest(p.nextAt, later(time.Now(), p.ledAt.Add(pauseAfter(min(p.failed, 2)))))
 		a.rouse()
 	}
-}
-
-// Status is what is known of the ways to one peer.
-type Status struct {
-	Known  bool           // it has announced itself
-	Leads  bool           // we do
-	Tries  []Try          // the last ones, newest last
-	Pair   netip.AddrPort // that worked last
-	Next   time.Time      // of the next round, where we lead; zero: none is needed
-	Active bool           // a round is under way
-	Since  time.Time      // when the direct way was lost, or the peer found; zero: there is one
-}
-
-// Status reads it.
-func (a *Agent) Status(name frame.PeerName) Status {
-	_, known := a.cfg.Find(name)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	s := Status{Known: known, Leads: a.cfg.Self < name}
-	if p := a.peers[name]; p != nil {
-		s.Tries, s.Pair, s.Active, s.Since = slices.Clone(p.tries), p.pair, p.running, p.lacking
-		if p.needs() && s.Leads {
-			s.Next = p.nextAt
-		}
-	}
-	return s
 }
