@@ -2,6 +2,7 @@ package nat_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,10 +48,11 @@ type node struct {
 	found map[frame.PeerName]netip.AddrPort
 	met   map[frame.PeerName]netip.AddrPort
 	when  map[frame.PeerName]time.Time
+	pairs map[frame.PeerName][]netip.AddrPort // that frames used, the last one now
 }
 
 func newWorld(t *testing.T, c nattest.Config) *world {
-	c.Latency = latency
+	c.Latency = cmp.Or(c.Latency, latency)
 	w := &world{t: t, net: nattest.New(c), seen: map[netip.AddrPort]int{}}
 	w.net.Watch(func(d nattest.Datagram) {
 		w.mu.Lock()
@@ -66,6 +68,7 @@ func (w *world) join(h *nattest.Host, change func(*nat.Config)) *node {
 	n := &node{
 		w: w, name: frame.PeerName(len(w.nodes) + 1), host: h,
 		found: map[frame.PeerName]netip.AddrPort{}, met: map[frame.PeerName]netip.AddrPort{}, when: map[frame.PeerName]time.Time{},
+		pairs: map[frame.PeerName][]netip.AddrPort{},
 	}
 	open := func(port uint16) *mux.Mux {
 		var socks []mux.Socket
@@ -222,7 +225,7 @@ func (w *world) look() {
 				continue
 			}
 			s := n.sessions(o)
-			p := nat.Peer{Name: o.name, UID: uint64(o.name), Session: s, Direct: s}
+			p := nat.Peer{Name: o.name, UID: uint64(o.name), Session: s, Direct: s, Pair: n.pairTo(o.name)}
 			if n.name == 1 && o.seen.IsValid() {
 				p.Addr = netip.AddrPortFrom(o.seen, 40000)
 			}

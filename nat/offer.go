@@ -42,6 +42,8 @@ type signal struct {
 	Candidates []Candidate `json:"candidates,omitempty"`
 	NAT4       Brief       `json:"nat4"`
 	NAT6       Brief       `json:"nat6"`
+	// Compare: there is a pair, and the round is to see whether another one is better.
+	Compare bool `json:"compare,omitempty"`
 	// Took is how long the follower took to reply, in microseconds: no part of the
 	// round-trip time.
 	Took int64 `json:"took_us,omitempty"`
@@ -83,8 +85,12 @@ func roundKey(secret [32]byte, round string) []byte {
 }
 
 // offer gathers what we tell a peer.
-func (a *Agent) offer(ctx context.Context, round string) signal {
-	v4, v6 := a.resurvey(ctx, surveyAge)
+func (a *Agent) offer(ctx context.Context, round string, compare bool) signal {
+	age := surveyAge
+	if compare {
+		age = compareSurvey
+	}
+	v4, v6 := a.resurvey(ctx, age)
 	candidates := a.more()
 	for _, ip := range a.cfg.Addresses() {
 		candidates = append(candidates, Candidate{Host, netip.AddrPortFrom(ip, a.cfg.Port)})
@@ -104,7 +110,7 @@ func (a *Agent) offer(ctx context.Context, round string) signal {
 		is4 := c.Addr.Addr().Unmap().Is4()
 		return is4 && !have4 || !is4 && !have6
 	})
-	return signal{Verb: verbOffer, Round: round, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
+	return signal{Verb: verbOffer, Round: round, Compare: compare, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
 }
 
 // observed are the addresses at which neighbours say that they see us, stock routers
@@ -209,7 +215,7 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 	a.mu.Lock()
 	a.behaviour = [2]Behaviour{v4, v6}
 	a.mu.Unlock()
-	return v4, v6, a.offer(ctx, "").Candidates
+	return v4, v6, a.offer(ctx, "", false).Candidates
 }
 
 // Behaviours is what is known of the NATs before us, for IPv4 and IPv6.

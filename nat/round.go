@@ -58,51 +58,84 @@ func (a *Agent) lead(ctx context.Context, p *peer) {
 
 // once exchanges offers with a peer and checks.
 func (a *Agent) once(ctx context.Context, p *peer, try *Try) (Candidate, error) {
+	x, err := a.exchange(ctx, p, false, try)
+	if err != nil {
+		return Candidate{}, err
+	}
+	c := a.newCheck(x.round, x.key, true, x.told)
+	if err := a.register(c); err != nil {
+		return Candidate{}, err
+	}
+	defer a.unregister(c)
+	if err := a.begin(ctx, p, x); err != nil {
+		return Candidate{}, err
+	}
+	defer func() {
+		try.Remote = c.addresses()
+		a.mu.Lock()
+		p.compared.note(c.working())
+		a.mu.Unlock()
+	}()
+	return c.run(ctx)
+}
+
+// exchanged is what both ends know after the offers.
+type exchanged struct {
+	round string
+	key   []byte
+	told  []Candidate // of the peer
+	rtt   time.Duration
+}
+
+// exchange exchanges offers with a peer.
+func (a *Agent) exchange(ctx context.Context, p *peer, compare bool, try *Try) (x exchanged, err error) {
 	known, ok := a.cfg.Find(p.Name)
 	if !ok {
-		return Candidate{}, errors.New("the peer is not known any more")
+		return x, errors.New("the peer is not known any more")
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:])
-	round := hex.EncodeToString(id[:])
-	ours := a.offer(ctx, round)
+	x.round = hex.EncodeToString(id[:])
+	x.key = roundKey(known.Secret, x.round)
+	ours := a.offer(ctx, x.round, compare)
 	try.Local = ours.Candidates
 	b, err := json.Marshal(ours)
 	if err != nil {
-		return Candidate{}, err
+		return x, err
 	}
 	asking, cancel := context.WithTimeout(ctx, offerTime)
 	reply, rtt, err := a.cfg.Request(asking, p.Name, b)
 	cancel()
 	if err != nil {
-		return Candidate{}, err
+		return x, err
 	}
 	theirs, err := parseSignal(reply)
 	if err != nil {
-		return Candidate{}, err
+		return x, err
 	}
 	try.Theirs = [2]Brief{theirs.NAT4, theirs.NAT6}
 	if took := time.Duration(theirs.Took) * time.Microsecond; took > 0 && took < rtt { // not the reply to an offer sent again
 		rtt -= took
 	}
-	c := a.newCheck(round, roundKey(known.Secret, round), true, a.remote(theirs))
-	if err := a.register(c); err != nil {
-		return Candidate{}, err
-	}
-	defer a.unregister(c)
-	if b, err = json.Marshal(signal{Verb: verbGo, Round: round}); err != nil {
-		return Candidate{}, err
+	x.told, x.rtt = a.remote(theirs), rtt
+	return x, nil
+}
+
+// begin says go, and returns when the peer has it.
+func (a *Agent) begin(ctx context.Context, p *peer, x exchanged) error {
+	b, err := json.Marshal(signal{Verb: verbGo, Round: x.round})
+	if err != nil {
+		return err
 	}
 	for range 2 {
 		if err := a.cfg.Notify(p.Name, b); err != nil {
-			return Candidate{}, err
+			return err
 		}
 	}
-	if !sleep(ctx, rtt/2) {
-		return Candidate{}, context.Cause(ctx)
+	if !sleep(ctx, x.rtt/2) {
+		return context.Cause(ctx)
 	}
-	defer func() { try.Remote = c.addresses() }()
-	return c.run(ctx)
+	return nil
 }
 
 // use makes at a pair what is missing: a session, over which paths come, or a path.
@@ -165,18 +198,29 @@ func (a *Agent) Answer(ctx context.Context, from frame.PeerName, payload []byte,
 		a.refused.Add(1)
 		return
 	}
-	ours := a.offer(ctx, theirs.Round)
+	ours := a.offer(ctx, theirs.Round, theirs.Compare)
 	ours.Took = time.Since(came).Microseconds()
 	b, err := json.Marshal(ours)
 	if err != nil {
 		return
 	}
-	c := a.newCheck(theirs.Round, roundKey(known.Secret, theirs.Round), false, a.remote(theirs))
+	told := a.remote(theirs)
+	if theirs.Compare {
+		a.mu.Lock()
+		told = p.compared.worth(p.Pair, told)
+		a.mu.Unlock()
+	}
+	c := a.newCheck(theirs.Round, roundKey(known.Secret, theirs.Round), false, told)
 	if err := a.register(c); err != nil {
 		return
 	}
 	reply(b)
-	a.follow(ctx, p, c, started, Try{At: time.Now(), Local: ours.Candidates, Theirs: [2]Brief{theirs.NAT4, theirs.NAT6}})
+	try := Try{At: time.Now(), Local: ours.Candidates, Theirs: [2]Brief{theirs.NAT4, theirs.NAT6}}
+	if theirs.Compare {
+		a.sampleFor(ctx, p, c, started, try)
+		return
+	}
+	a.follow(ctx, p, c, started, try)
 }
 
 // follow checks when the leader says so, and at the latest after a while.
@@ -198,6 +242,9 @@ func (a *Agent) follow(ctx context.Context, p *peer, c *check, started <-chan st
 		a.log.Info("direct way found", "peer", p.Name, "addr", pair.Addr, "kind", pair.Kind)
 		a.cfg.Found(p.Name, pair.Addr)
 	}
+	a.mu.Lock()
+	p.compared.note(c.working())
+	a.mu.Unlock()
 	a.ended(p, try, err)
 }
 

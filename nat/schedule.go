@@ -46,6 +46,8 @@ type peer struct {
 	started chan struct{}  // closed by go; nil: no round waits for it
 	round   string         // that it is for
 	gone    bool           // it left
+
+	compared comparison
 }
 
 // needs reports whether a direct way is to be found.
@@ -71,8 +73,15 @@ func (a *Agent) Look(now time.Time, all []Peer) {
 		switch {
 		case !p.needs():
 			p.lacking, p.failed, p.wanted = time.Time{}, 0, 0
+			if p.compared.at.IsZero() {
+				p.compared.plan(now, true)
+			}
 		case p.lacking.IsZero(): // lost: at once
 			p.lacking, p.nextAt, p.wantAt = now, now, now.Add(wantAfter)
+			p.compared.at = time.Time{}
+			if p.compared.cancel != nil {
+				p.compared.cancel()
+			}
 		case was.Direct && !p.Direct:
 			p.nextAt = now
 		case !was.Session && p.Session: // its paths come up by themselves, or not
@@ -96,6 +105,8 @@ func (a *Agent) Kick() {
 	a.behaviour[0].At, a.behaviour[1].At = time.Time{}, time.Time{}
 	for _, p := range a.peers {
 		p.failed, p.wanted, p.nextAt, p.wantAt = 0, 0, now, now
+		p.compared.anew(now.Add(compareSoon))
+		p.compared.askAt = p.compared.at
 	}
 	a.rouse()
 }
@@ -129,9 +140,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		now := time.Now()
-		lead, want, next := a.due(now)
+		lead, compare, want, next := a.due(now)
 		for _, p := range lead {
 			wg.Go(func() { a.lead(ctx, p) })
+		}
+		for _, p := range compare {
+			wg.Go(func() { a.compare(ctx, p) })
 		}
 		for _, name := range want {
 			wg.Go(func() { a.want(name) })
@@ -140,9 +154,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
-// due are the peers with which a round is to begin now, marked as running, those to be
-// asked for one, and when to come back.
-func (a *Agent) due(now time.Time) (lead []*peer, want []frame.PeerName, next time.Time) {
+// due are the peers with which a round or a comparison is to begin now, marked as running,
+// those to be asked for one, and when to come back.
+func (a *Agent) due(now time.Time) (lead, compare []*peer, want []frame.PeerName, next time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	next = now.Add(time.Minute)
@@ -153,13 +167,28 @@ func (a *Agent) due(now time.Time) (lead []*peer, want []frame.PeerName, next ti
 		}
 	}
 	for name, p := range a.peers {
-		if !p.needs() || p.running {
+		if p.running || !p.needs() && !p.Pair.IsValid() {
 			continue
 		}
 		if _, known := a.cfg.Find(name); !known {
 			continue
 		}
 		switch leads := a.cfg.Self < name; {
+		case !p.needs() && a.cfg.Move == nil:
+		case !p.needs() && leads && p.compared.at.After(now):
+			next = earliest(next, p.compared.at)
+		case !p.needs() && leads && running < maxRunning:
+			running++
+			p.running, p.compared.done = true, now
+			compare = append(compare, p)
+		case !p.needs() && !leads && !p.compared.askAt.IsZero():
+			if p.compared.askAt.After(now) {
+				next = earliest(next, p.compared.askAt)
+				continue
+			}
+			p.compared.askAt = time.Time{}
+			want = append(want, name)
+		case !p.needs():
 		case leads && p.nextAt.After(now):
 			next = earliest(next, p.nextAt)
 		case leads && running < maxRunning:
@@ -178,7 +207,7 @@ func (a *Agent) due(now time.Time) (lead []*peer, want []frame.PeerName, next ti
 			}
 		}
 	}
-	return lead, want, next
+	return lead, compare, want, next
 }
 
 // want asks a leader for a round.
@@ -193,8 +222,7 @@ func (a *Agent) want(name frame.PeerName) {
 func (a *Agent) ended(p *peer, try Try, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p.tries = append(p.tries, try)
-	p.tries = p.tries[max(0, len(p.tries)-keptTries):]
+	p.keepLocked(try)
 	if try.Pair.Addr.IsValid() {
 		p.pair = try.Pair.Addr
 	}
@@ -212,6 +240,12 @@ func (a *Agent) ended(p *peer, try Try, err error) {
 	}
 	p.nextAt = now.Add(pauseAfter(p.failed))
 	a.rouse()
+}
+
+// keepLocked keeps a round among the last ones.
+func (p *peer) keepLocked(try Try) {
+	p.tries = append(p.tries, try)
+	p.tries = p.tries[max(0, len(p.tries)-keptTries):]
 }
 
 // pauseAfter is the time to the next round after that many in a row that failed.
@@ -237,6 +271,9 @@ func (a *Agent) Notice(from frame.PeerName, payload []byte) {
 	case s.Verb == verbGo && p.started != nil && p.round == s.Round:
 		close(p.started)
 		p.started = nil
+	case s.Verb == verbWant && a.cfg.Self < from && !p.needs():
+		p.compared.anew(time.Now())
+		a.rouse()
 	case s.Verb == verbWant && a.cfg.Self < from && !p.running:
 		p.nextAt = earliest(p.nextAt, later(time.Now(), p.ledAt.Add(pauseAfter(min(p.failed, 2)))))
 		a.rouse()
