@@ -113,6 +113,7 @@ type Agent struct {
 	checks    map[string]*check // by user name
 	peers     map[frame.PeerName]*peer
 	behaviour [2]Behaviour             // of IPv4 and IPv6
+	filter    [2]filterPlan            // of either
 	surveying chan struct{}            // closed when the survey under way is over; nil: none is
 	silent    map[netip.Addr]time.Time // other addresses of servers that did not answer
 }

@@ -175,10 +175,13 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 		four, six := a.surveyAll(ctx)
 		a.mu.Lock()
 		for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
-			if was := a.behaviour[i]; slices.Equal(was.Mapped, b.Mapped) && was.Filtering != "" {
+			was, f := a.behaviour[i], &a.filter[i]
+			f.surveyed(was, *b, b.At)
+			if sameNAT(was, *b) && was.Filtering != "" {
 				b.Filtering, b.Hairpin = was.Filtering, was.Hairpin
 			}
 		}
+		a.rouse()
 		a.behaviour = [2]Behaviour{four, six}
 		a.surveying = nil
 		a.mu.Unlock()
@@ -213,7 +216,15 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 	}
 	wg.Wait()
 	a.mu.Lock()
-	a.behaviour = [2]Behaviour{v4, v6}
+	for i, b := range []*Behaviour{&v4, &v6} {
+		if was := a.behaviour[i]; sameNAT(was, *b) { // it may have been measured meanwhile
+			b.Filtering = was.Filtering.sharpened(b.Filtering)
+		}
+		if b.Filtering != UnknownFiltering {
+			a.filter[i] = filterPlan{}
+		}
+		a.behaviour[i] = *b
+	}
 	a.mu.Unlock()
 	return v4, v6, a.offer(ctx, "", false).Candidates
 }

@@ -103,6 +103,7 @@ func (a *Agent) Kick() {
 	defer a.mu.Unlock()
 	now := time.Now()
 	a.behaviour[0].At, a.behaviour[1].At = time.Time{}, time.Time{}
+	a.filter[0].anew, a.filter[1].anew = true, true
 	for _, p := range a.peers {
 		p.failed, p.wanted, p.nextAt, p.wantAt = 0, 0, now, now
 		p.compared.anew(now.Add(compareSoon))
@@ -150,7 +151,11 @@ func (a *Agent) Run(ctx context.Context) error {
 		for _, name := range want {
 			wg.Go(func() { a.want(name) })
 		}
-		timer.Reset(time.Until(next))
+		families, filter := a.filterDue(now)
+		for _, i := range families {
+			wg.Go(func() { a.filterOf(ctx, i) })
+		}
+		timer.Reset(time.Until(earliest(next, filter)))
 	}
 }
 

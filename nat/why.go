@@ -68,7 +68,8 @@ func (s Status) Reasons(who string, ours [2]Behaviour) (reasons []string, remedy
 		return []string{"UDP seems not to pass at " + who + ": no STUN server answered it"},
 			"allow UDP from port 6785 to the outside there"
 	default:
-		return append(natReasons(who, ours[0].brief(), last.Theirs[0]), s.tries(last)), fmt.Sprintf(open, 6785)
+		reasons := append(natReasons(who, ours[0].brief(), last.Theirs[0]), s.tries(last))
+		return append(reasons, measured(who, ours[0].brief(), last.Theirs[0])...), fmt.Sprintf(open, 6785)
 	}
 }
 
@@ -95,11 +96,37 @@ func natReasons(who string, ours, theirs Brief) []string {
 	case ours.hard() && theirs.hard():
 		return []string{"both NATs choose a new port per destination"}
 	case ours.hard():
-		return []string{fmt.Sprintf("the NAT of this host %s, and that of %s lets in only ports it has sent to", perDestination, who)}
+		return []string{fmt.Sprintf("the NAT of this host %s, and %s", perDestination, theirs.strict("that of "+who))}
 	case theirs.hard():
-		return []string{fmt.Sprintf("the NAT of %s %s, and that of this host lets in only ports it has sent to", who, perDestination)}
+		return []string{fmt.Sprintf("the NAT of %s %s, and %s", who, perDestination, ours.strict("that of this host"))}
 	}
 	return []string{"a firewall or NAT between them drops the datagrams of both"}
+}
+
+// strict says what a NAT does to an address whose port it could not be told. Unless it was
+// measured to let that in, it is the one that does not.
+func (b Brief) strict(which string) string {
+	if b.Filtering == OpenFiltering || b.Filtering == AddressFiltering {
+		return "a firewall between them drops what " + which + " would let in"
+	}
+	return which + " lets in only ports it has sent to"
+}
+
+// measured says what is known of both NATs in the words of RFC 4787; nothing where not all
+// of it is.
+func measured(who string, ours, theirs Brief) []string {
+	for _, b := range []Brief{ours, theirs} {
+		if b.unknown() || b.Filtering == "" || b.Filtering == UnknownFiltering {
+			return nil
+		}
+	}
+	say := func(b Brief) string {
+		if b.Mapping == NoNAT {
+			return fmt.Sprintf("no NAT, %s filtering", b.Filtering)
+		}
+		return fmt.Sprintf("%s mapping, %s filtering", b.Mapping, b.Filtering)
+	}
+	return []string{fmt.Sprintf("measured here: %s; at %s: %s", say(ours), who, say(theirs))}
 }
 
 // tries says what was tried.
