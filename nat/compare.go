@@ -2,6 +2,7 @@ package nat
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -38,6 +39,7 @@ const (
 	winsInRow   = 3                      // until frames move
 	smoothOver  = 4                      // comparisons
 	maxMissed   = 3                      // comparisons until a pair has not worked
+	maxWays     = 4 * MaxCandidates      // that are remembered of a peer
 )
 
 // comparison is what is remembered from one comparison with a peer to the next.
@@ -65,13 +67,14 @@ type way struct {
 
 // anew forgets what did not work: addresses have changed.
 func (m *comparison) anew(at time.Time) {
-	for addr, w := range m.ways {
-		if !w.works {
-			delete(m.ways, addr)
-		}
-	}
+	m.forget()
 	m.wait, m.moves, m.moved, m.wins = 0, 0, time.Time{}, 0
 	m.at = later(at, m.done.Add(compareGap))
+}
+
+// forget forgets addresses that did not work.
+func (m *comparison) forget() {
+	maps.DeleteFunc(m.ways, func(_ netip.AddrPort, w *way) bool { return !w.works })
 }
 
 // plan sets when the next one is. others: there are other pairs that work.
@@ -93,9 +96,12 @@ func (m *comparison) note(pairs []pair) {
 	if m.ways == nil {
 		m.ways = map[netip.AddrPort]*way{}
 	}
+	if len(m.ways)+len(pairs) > maxWays {
+		m.forget()
+	}
 	for _, p := range pairs {
 		w := m.ways[p.Addr]
-		if w == nil && len(m.ways) < 4*MaxCandidates {
+		if w == nil && len(m.ways) < maxWays {
 			w = &way{}
 			m.ways[p.Addr] = w
 		}
@@ -129,6 +135,11 @@ func (m *comparison) won(by netip.AddrPort, ok bool) bool {
 	}
 	m.wins = 0
 	return true
+}
+
+// rested reports whether frames may move again.
+func (m *comparison) rested(now time.Time) bool {
+	return m.moves == 0 || now.Sub(m.moved) >= min(moveRest<<min(m.moves-1, 10), moveRestMost)
 }
 
 // worth are the candidates to compare with the pair in use, and that itself. current is
@@ -212,6 +223,7 @@ func (a *Agent) compare(ctx context.Context, p *peer) {
 	try := Try{At: time.Now(), Led: true}
 	pairs, choose, err := a.sampled(ctx, p, current, &try)
 	if err != nil {
+		pairs = nil
 		a.log.Debug("pairs not compared", "peer", p.Name, "err", err)
 	}
 	now := time.Now()
@@ -222,9 +234,7 @@ func (a *Agent) compare(ctx context.Context, p *peer) {
 	m.note(pairs)
 	others := slices.ContainsFunc(pairs, func(x pair) bool { return x.works && x.Addr != current })
 	best, move := m.winner(current, pairs)
-	rest := min(moveRest<<min(m.moves, 10), moveRestMost)
-	move = move && p.Pair == current && !p.gone && (m.moves == 0 || now.Sub(m.moved) >= rest)
-	move = m.won(best.Addr, move)
+	move = m.won(best.Addr, move && p.Pair == current && !p.gone && m.rested(now))
 	if !m.at.After(try.At) { // else addresses have changed meanwhile
 		m.plan(now, others)
 	}
@@ -302,7 +312,7 @@ func (c *check) sample(ctx context.Context) {
 // sampled checks as sample does, and returns the pair that the leader has chosen; not
 // valid: none.
 func (c *check) sampled(ctx context.Context) Candidate {
-	ctx, cancel := context.WithTimeout(ctx, roundTime)
+	ctx, cancel := context.WithTimeout(ctx, roundTime+chooseFor*chooseWait)
 	defer cancel()
 	c.sample(ctx)
 	for {
