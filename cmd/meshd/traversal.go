@@ -21,6 +21,7 @@ import (
 	"meshd/routing/control"
 	"meshd/routing/signal"
 	"meshd/transport"
+	"meshd/transport/punch"
 )
 
 // traversal is what finds direct ways to peers behind NATs:
@@ -105,7 +106,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 			return nat.Known{UID: p.UID, Secret: p.Secret, Data: p.Ports.Data, Other: p.Ports.Other}, ok
 		},
 		Request: t.channel.Request, Notify: t.channel.Notify,
-		Found: d.set.Hint, Probe: probeFresh, Fresh: freshAgent(d.refuse),
+		Found: d.set.Hint, Move: d.set.Move, Probe: probeFresh, Fresh: freshAgent(d.refuse),
 		Meet: func(ctx context.Context, name frame.PeerName, at netip.AddrPort) error {
 			return d.mesh().Meet(ctx, name, at)
 		},
@@ -144,6 +145,11 @@ func (t *traversal) watch(views []control.PeerView) {
 				if path.State.Up && transportShares(path.Transport) {
 					p.Data = path.State.Addr
 					break
+				}
+			}
+			for _, path := range v.Paths { // not while it rests: nobody gains by a better one
+				if path.Transport == punch.Name && path.Active && path.State.Up && !path.State.Unproven {
+					p.Pair = path.State.Addr
 				}
 			}
 			peers = append(peers, p)
