@@ -625,9 +625,9 @@ func TestHomeReboot(t *testing.T) {
 			w.mapped(t, DefaultPort)
 			reboot()
 			w.mapped(t, DefaultPort)
-			s := h.untilMapped(t)
-			if len(s.Told) != 1 {
-				t.Errorf("told peers %v, want of the first only", s.Told)
+			s := h.until(t, "told again", func(s status) bool { return len(s.Told) > 1 })
+			if len(s.Told) != 2 || !s.Told[0].same(s.Told[1]) || !s.Told[0].External.IsValid() {
+				t.Errorf("told peers %v, want of the first mapping and of the same again", s.Told)
 			}
 			h.end(t)
 			w.empty(t)

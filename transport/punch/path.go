@@ -38,6 +38,7 @@ const (
 	routeEvery   = 10 * time.Second       // how often the kernel is asked for the route's MTU
 	suspectEvery = time.Second
 	hintEvery    = 100 * time.Millisecond // between hints that are followed
+	moveTime     = time.Second            // for the neighbour to follow a move
 	defaultRoute = 1500                   // MTU in bytes where the kernel knows no route
 )
 
@@ -92,6 +93,7 @@ type path struct {
 	suspectAt time.Time
 	hintAt    time.Time // not before: the next hint counts
 	runs      runTrust
+	moving    move
 }
 
 var _ transport.Path = (*path)(nil)
@@ -158,6 +160,7 @@ func (p *path) Run(ctx context.Context, report func(transport.State)) error {
 		case <-timer.C:
 		}
 		now := time.Now()
+		p.move(now)
 		p.lookAtRoute(now)
 		todo := p.step(now)
 		p.carryOut(now, todo)
@@ -492,21 +495,31 @@ func (p *path) follow(now time.Time, from netip.AddrPort) bool {
 	defer p.mu.Unlock()
 	was := p.addr
 	if was == from {
+		p.moving.left = netip.AddrPort{} // it has followed
 		return true
+	}
+	if p.moving.refuses(now, from) {
+		return false
 	}
 	if was.IsValid() && !p.moves.AllowN(now, 1) {
 		p.session.Counters.Rx.Drop(transport.DropRate, 1)
 		return false
 	}
-	p.addr, p.socket = from, p.t.mux.Socket(from)
 	if !p.home.IsValid() {
 		p.home = from
 	}
+	p.goLocked(now, from, p.t.mux.Socket(from), cmp.Or(p.routeMTU, defaultRoute))
+	return true
+}
+
+// goLocked sends to an address from now on, by a route of that MTU.
+func (p *path) goLocked(now time.Time, to netip.AddrPort, socket mux.Socket, routeMTU int) {
+	p.log.Debug("neighbour's address", "addr", to, "was", p.addr)
+	p.addr, p.socket, p.routeMTU = to, socket, routeMTU
 	p.stale.Store(true)
+	p.pmtu.SetOverhead(now, overhead(to), routeMTU)
 	p.pmtu.Suspect(now)
 	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
-	p.log.Debug("neighbour's address", "addr", from, "was", was)
-	return true
 }
 
 // Hurry probes a path at once that rests, because it may soon be needed.
