@@ -1,0 +1,2 @@
+// Package expose.
+package expose
