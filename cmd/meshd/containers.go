@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	"meshd/config"
@@ -16,30 +17,32 @@ import (
 func (d *daemon) openContainers() (*containers.Keeper, error) {
 	cfg, log := d.cfg, d.opt.log
 	bridge := d.port.BridgeName()
+	tcp, udp := guardedPorts(cfg)
+	exposer, err := expose.New(expose.Config{Bridge: bridge, TCP: tcp, UDP: udp, Log: log})
+	if err != nil {
+		return nil, err
+	}
 	return containers.Open(containers.Config{
-		Bridge: bridge, StateDir: cfg.StateDir, Proc: cfg.Containers.Proc,
-		Engines: engine.New(engine.Config{Sockets: cfg.Containers.Sockets, Log: log}),
-		Exposer: expose.New(expose.Config{Bridge: bridge, Ports: guardedPorts(cfg), Log: log}),
+		Bridge: bridge, StateDir: cfg.StateDir, Proc: cfg.Containers.Proc, Exposer: exposer,
+		Engines: engine.New(engine.Config{Sockets: cfg.Containers.Sockets, Proc: cfg.Containers.Proc, Log: log}),
 		Peer:    d.holder, PortOwner: portOwner, Log: log,
 	})
 }
 
 // guardedPorts are ours that containers have no business with: one that reached them
 // over the bridge could join the mesh, or command it.
-func guardedPorts(cfg config.Config) (ports []expose.Port) {
-	add := func(protocol string, listen ...string) {
+func guardedPorts(cfg config.Config) (tcp, udp []uint16) {
+	ports := func(listen ...string) (out []uint16) {
 		for _, l := range listen {
 			_, digits, err := net.SplitHostPort(l)
-			number, numErr := strconv.ParseUint(digits, 10, 16)
-			if err == nil && numErr == nil && number > 0 {
-				ports = append(ports, expose.Port{Protocol: protocol, Number: uint16(number)})
+			n, numErr := strconv.ParseUint(digits, 10, 16)
+			if err == nil && numErr == nil && n > 0 && !slices.Contains(out, uint16(n)) {
+				out = append(out, uint16(n))
 			}
 		}
+		return out
 	}
-	add("tcp", cfg.Listen, cfg.API.HTTP)
-	add("udp", cfg.Listen, cfg.UDP.Listen, cfg.NAT.Listen)
-	add("udp", cfg.QUIC.Listen...)
-	return ports
+	return ports(cfg.Listen, cfg.API.HTTP), ports(append([]string{cfg.Listen, cfg.UDP.Listen, cfg.NAT.Listen}, cfg.QUIC.Listen...)...)
 }
 
 // holder says behind which peer a MAC is, in words; empty: that is not known.

@@ -24,6 +24,7 @@ import (
 	"meshd/routing/measure"
 	"meshd/routing/signal"
 	"meshd/tap"
+	"meshd/tap/containers"
 	"meshd/transport"
 )
 
@@ -393,3 +394,5 @@ func toJSON(t *testing.T, v any) string {
 }
 
 var errRefused = errors.New("refused for a test")
+
+func (*fakeDaemon) Containers() *containers.Keeper { return nil }

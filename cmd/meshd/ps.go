@@ -26,8 +26,7 @@ func newPsCmd(connect func() *client) *cobra.Command {
 weave:expose is the host itself. A container that does not run, or is not on the
 overlay for another reason, has "-" for its MAC.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := connect()
-			view, err := callFor[containers.View](cmd.Context(), c, http.MethodGet, "/v1/containers", nil)
+			view, err := callFor[containers.View](cmd.Context(), connect(), http.MethodGet, "/v1/containers", nil)
 			if err != nil {
 				return err
 			}
@@ -37,15 +36,7 @@ overlay for another reason, has "-" for its MAC.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), view, true)
 			}
-			mac := ""
-			if len(args) == 0 && len(view.Exposed) > 0 {
-				s, err := c.status(cmd.Context())
-				if err != nil {
-					return err
-				}
-				mac = s.Port.BridgeMAC
-			}
-			return printContainers(cmd.OutOrStdout(), view, mac, len(args) == 0)
+			return printContainers(cmd.OutOrStdout(), view, len(args) == 0)
 		},
 	}
 	jsonFlag(cmd, &asJSON)
@@ -72,10 +63,10 @@ func selectContainers(list []containers.ContainerView, names []string) ([]contai
 }
 
 // printContainers has the layout of weave ps.
-func printContainers(w io.Writer, v containers.View, bridgeMAC string, host bool) error {
+func printContainers(w io.Writer, v containers.View, host bool) error {
 	var b strings.Builder
 	if host && len(v.Exposed) > 0 {
-		fmt.Fprintf(&b, "weave:expose %s %s\n", orUnknown(bridgeMAC), strings.Join(each(v.Exposed, func(e containers.ExposureView) string { return e.Address.String() }), " "))
+		fmt.Fprintf(&b, "weave:expose %s %s\n", orUnknown(v.MAC), strings.Join(each(v.Exposed, func(e containers.ExposureView) string { return e.Address.String() }), " "))
 	}
 	for _, c := range v.Containers {
 		id := c.NetNS

@@ -107,7 +107,7 @@ func printPublished(w io.Writer, list []containers.PublishedView) error {
 			from = p.From.Addr().String()
 		}
 		t.row(p.Spec, strings.Join(p.Listen, " "), p.Target, from, fmt.Sprint(p.Connections), fmt.Sprint(p.Active),
-			humanBytes(p.RxBytes), bytesText(p.TxBytes), p.Problem)
+			humanBytes(p.RxBytes), humanBytes(p.TxBytes), p.Problem)
 	}
 	return t.write(w)
 }

@@ -145,7 +145,7 @@ func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (at
 	if err := k.probe(ctx, fresh, func(m frame.MAC) bool { return m == have.MAC }); err != nil {
 		return have, err
 	}
-	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoRoute})
+	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoRoute, Proc: k.Proc, Log: k.Log})
 }
 
 // open opens a container's network namespace.
@@ -223,7 +223,7 @@ func (k *Keeper) leave(c engine.Container, old, next Attachment) error {
 		return nil // it has ended, and its interface with it
 	}
 	defer ns.Close()
-	o := attach.Options{Bridge: k.Bridge, Key: old.key()}
+	o := attach.Options{Bridge: k.Bridge, Key: old.key(), Proc: k.Proc, Log: k.Log}
 	if len(next.Addresses) > 0 {
 		o.Addresses = gone(old, next)
 	}

@@ -115,7 +115,7 @@ func (k *Keeper) exposeLocked(ctx context.Context, more []Exposure) error {
 
 // notOnBridge are the addresses that this host does not have yet.
 func (k *Keeper) notOnBridge(list []netip.Addr) []netip.Addr {
-	have := expose.Addresses(k.Bridge)
+	have := addresses(k.Bridge)
 	return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool {
 		return slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == a })
 	})

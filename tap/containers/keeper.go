@@ -150,7 +150,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.Log.Warn("containers that restart are noticed late", "err", err)
 		}
 	})
-	k.wg.Go(func() { k.Exposer.Run(ctx) })
+	k.wg.Go(func() {
+		if err := k.Exposer.Run(ctx); err != nil && ctx.Err() == nil {
+			k.Log.Warn("rules of the firewall are not restored when somebody removes them", "err", err)
+		}
+	})
 	k.mu.Unlock()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
@@ -256,6 +260,9 @@ func (k *Keeper) explain(h claim.Holder) error {
 		who = c + " of this host (" + who + ")"
 	} else if peer := k.peer(h.MAC); peer != "" {
 		who += " behind " + peer
+	}
+	if h.Device != "" {
+		return fmt.Errorf("%s is an address of this host itself, on %s: choose another address", h.Addr, h.Device)
 	}
 	if h.Probing {
 		return fmt.Errorf("%s is being taken by %s at this moment: choose another address", h.Addr, who)

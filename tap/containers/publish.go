@@ -8,7 +8,6 @@ import (
 	"slices"
 	"syscall"
 
-	"meshd/tap/expose"
 	"meshd/tap/publish"
 )
 
@@ -115,7 +114,7 @@ func (k *Keeper) targetOf(want Publication) (to netip.Addr, subnet netip.Prefix,
 
 // from is this host's address on the overlay that is in one subnet with another one.
 func (k *Keeper) from(to netip.Addr) netip.Prefix {
-	have := expose.Addresses(k.Bridge)
+	have := addresses(k.Bridge)
 	i := slices.IndexFunc(have, func(p netip.Prefix) bool { return p.Contains(to) && p.Addr() != to })
 	if i < 0 {
 		return netip.Prefix{}

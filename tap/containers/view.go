@@ -13,6 +13,7 @@ type View struct {
 	Containers []ContainerView `json:"containers"`
 	Exposed    []ExposureView  `json:"exposed"`
 	Published  []PublishedView `json:"published"`
+	MAC        string          `json:"mac"`      // of the bridge, which is the host's; empty: there is none
 	Problems   []string        `json:"problems"` // in words, with the remedy
 }
 
@@ -73,6 +74,7 @@ func (k *Keeper) View() View {
 	for _, p := range ports {
 		v.Published = append(v.Published, k.portView(p))
 	}
+	v.MAC = hostMAC(k.Bridge)
 	v.Problems = append(v.Problems, k.Exposer.Problems()...)
 	slices.SortFunc(v.Containers, func(a, b ContainerView) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID), cmp.Compare(a.NetNS, b.NetNS))
