@@ -16,6 +16,8 @@ import (
 
 	"meshd/config"
 	"meshd/tap"
+	"meshd/tap/attach"
+	"meshd/tap/expose"
 )
 
 // downTimeout is how long a daemon may take to end.
@@ -26,9 +28,10 @@ func newDownCmd(connect func() *client) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "down",
 		Short: "End the daemon and remove the bridge",
-		Long: `End the running daemon, wait until it has gone, and remove its bridge, which the
-daemon itself leaves in place while containers are attached to it. A bridge that
-meshd did not make stays.
+		Long: `End the running daemon, wait until it has gone, and take back what it leaves in place
+for the next one: interfaces of containers, exposed addresses, rules of the firewall,
+and the bridge. A bridge that meshd did not make stays. What was attached, exposed and
+published is kept in the state directory, and done again by "meshd up".
 
 With --keep-bridge the bridge stays as it is, for a daemon that is to come. With
 --force the bridge that a daemon has left which no longer runs is removed too.`,
@@ -55,7 +58,7 @@ type downOptions struct {
 func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error {
 	s, err := c.status(ctx)
 	if opt.force && errors.Is(err, errNoDaemon) {
-		return reportRemoval(out, opt.bridge, tap.RemoveBridge(opt.bridge))
+		return reportRemoval(out, opt.bridge, takeBack(opt.bridge))
 	}
 	if err != nil {
 		return err
@@ -73,6 +76,19 @@ func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error 
 		return nil
 	}
 	return reportRemoval(out, s.Port.Bridge, p.removeBridge(s.Port.Bridge))
+}
+
+// takeBack removes all that a daemon has left in the calling thread's namespace:
+// addresses and rules, interfaces of containers, and the bridge. What was asked for
+// stays on disk, and is done again by the next daemon.
+func takeBack(bridge string) error {
+	err := expose.RemoveLeft(bridge)
+	left, listErr := attach.Leftovers(bridge)
+	err = errors.Join(err, listErr)
+	for _, l := range left {
+		err = errors.Join(err, attach.Remove(l.Key))
+	}
+	return errors.Join(err, tap.RemoveBridge(bridge))
 }
 
 // reportRemoval says what became of the bridge.
@@ -188,7 +204,7 @@ func (p *process) removeBridge(name string) error {
 			done <- fmt.Errorf("enter the daemon's network namespace: %w", err)
 			return
 		}
-		done <- tap.RemoveBridge(name)
+		done <- takeBack(name)
 	}()
 	return <-done
 }

@@ -98,6 +98,14 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 	if err := checkPrefixes(next.Addresses); err != nil {
 		return err
 	}
+	for _, p := range prefixes {
+		if slices.Contains(old.Addresses, p) {
+			continue
+		}
+		if err := checkHost(k.Bridge, p); err != nil {
+			return err
+		}
+	}
 	if err := k.claims.take(addrs(next.Addresses), next.String()); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -34,4 +35,43 @@ func hostMAC(bridge string) string {
 		return ""
 	}
 	return link.Attrs().HardwareAddr.String()
+}
+
+// checkHost says which network of this host a subnet overlaps with: packets for the
+// one would go to the other. A wider route through a gateway is no fault: the kernel
+// prefers the narrower one.
+func checkHost(bridge string, p netip.Prefix) error {
+	link, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return nil // without a bridge nothing can be attached, which says so itself
+	}
+	family := netlink.FAMILY_V4
+	if p.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := netlink.RouteList(nil, family)
+	if err != nil {
+		return fmt.Errorf("list the routes of this host: %w", err)
+	}
+	for _, r := range routes {
+		if r.Dst == nil || r.LinkIndex == link.Attrs().Index {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(r.Dst.IP)
+		bits, _ := r.Dst.Mask.Size()
+		dst := netip.PrefixFrom(ip.Unmap(), bits)
+		if !ok || bits == 0 || !dst.Overlaps(p) || r.Gw != nil && bits < p.Bits() {
+			continue
+		}
+		return fmt.Errorf("%s overlaps with the network %s of this host%s: choose another subnet", p, dst, onDevice(r.LinkIndex))
+	}
+	return nil
+}
+
+func onDevice(index int) string {
+	link, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return ""
+	}
+	return ", on " + link.Attrs().Name
 }
