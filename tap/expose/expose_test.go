@@ -3,6 +3,7 @@ package expose
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"meshd/internal/lab"
 )
@@ -278,5 +279,22 @@ func TestSetFails(t *testing.T) {
 	w.unchanged(before, "before and after a Set that fails")
 	if got := e.Exposed(); len(got) != 1 || got[0] != ex99 {
 		t.Errorf("Exposed() = %v, want %v", got, ex99)
+	}
+}
+
+// A program that always undoes what Run repairs is not fought.
+func TestFight(t *testing.T) {
+	w := build(t, "0")
+	e := w.exposer(meshPorts)
+	w.set(e, ex99)
+	w.run(e)
+	repairs := 0
+	for end := time.Now().Add(1500 * time.Millisecond); time.Now().Before(end); {
+		if _, err := w.try("nft delete table inet meshd"); err == nil {
+			repairs++
+		}
+	}
+	if repairs < 2 || repairs > 6 {
+		t.Errorf("%d repairs in 1.5 s, want a few: after 0, 0.1, 0.2, 0.4, 0.8 s", repairs)
 	}
 }
