@@ -102,7 +102,11 @@ func (a *addresses) add(p netip.Prefix) error {
 	if err != nil {
 		return err
 	}
-	if err := a.set(body); err != nil {
+	err = a.set(body)
+	if errors.Is(err, unix.EACCES) && p.Addr().Is6() {
+		err = fmt.Errorf("IPv6 is off on the bridge (net.ipv6.conf.BRIDGE.disable_ipv6): %w", err)
+	}
+	if err != nil {
 		return fmt.Errorf("set address %s: %w", p, err)
 	}
 	return nil

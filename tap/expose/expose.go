@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -227,6 +226,9 @@ func (e *Exposer) tryLocked(s state) (done []string, err error) {
 		return nil, err
 	}
 	p := e.plan(s, bridge)
+	if p.dockers, err = rules.dockers(); err != nil {
+		return nil, err
+	}
 	var addrs *addressing
 	if bridge != nil {
 		if addrs, err = e.lookAtAddressesLocked(bridge, rules, s); err != nil {
@@ -299,10 +301,4 @@ func kernelAtLeast(major, minor int) bool {
 		return false
 	}
 	return a > major || a == major && b >= minor
-}
-
-// exists reports whether the kernel has a file below /proc.
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return err == nil
 }

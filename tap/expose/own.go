@@ -46,6 +46,7 @@ type plan struct {
 	routeBetween bool
 	exposed      []Exposed
 	theirs       []netip.Prefix // of exposed: those that were on the bridge before
+	dockers      []string       // bridges whose ports Docker publishes
 	bridgeThere  bool
 	// namesBridged: the kernel names the device that a routed packet came in by
 	// after routing too, so that bridged frames, where it names none, can be told
@@ -58,6 +59,9 @@ func (p plan) tables() []table {
 	inet := table{family: nftables.TableFamilyINet, chains: []chain{p.input()}}
 	if nat := p.postrouting(); len(nat.rules) > 0 {
 		inet.chains = append(inet.chains, nat)
+	}
+	if forward := p.forward(); len(forward.rules) > 0 {
+		inet.chains = append(inet.chains, forward)
 	}
 	all := []table{inet}
 	if ingress := p.ingress(); p.bridgeThere && len(ingress.rules) > 0 {
@@ -96,7 +100,7 @@ func (p plan) postrouting() chain {
 	c := chain{name: "postrouting", kind: nftables.ChainTypeNAT, hook: nftables.ChainHookPostrouting, priority: afterDocker}
 	for _, s := range p.subnets(func(x Exposed) bool { return x.Masquerade }) {
 		if len(c.rules) == 0 && p.namesBridged {
-			c.rules = append(c.rules, newRule("bridged", to(p.bridge), from(""), kind(true, expr.CmpOpNeq, unix.RTN_LOCAL), leave))
+			c.rules = append(c.rules, newRule("bridged", to(p.bridge), fromNowhere(), kind(true, expr.CmpOpNeq, unix.RTN_LOCAL), leave))
 		}
 		multicast := multicast4
 		if s.Addr().Is6() {
@@ -105,6 +109,21 @@ func (p plan) postrouting() chain {
 		c.rules = append(c.rules,
 			newRule("", family(s), to(p.bridge), destination(expr.CmpOpEq, s), source(expr.CmpOpNeq, s), masquerade),
 			newRule("", family(s), source(expr.CmpOpEq, s), notTo(p.bridge), notTo("lo"), destination(expr.CmpOpNeq, multicast), masquerade))
+	}
+	return c
+}
+
+// forward keeps Docker's unpublished ports unpublished: up to version 27 nothing
+// but FORWARD's policy guards them, and from exposed subnets we let pass.
+func (p plan) forward() chain {
+	c := chain{name: "forward", kind: nftables.ChainTypeFilter, hook: nftables.ChainHookForward}
+	if len(p.exposed) == 0 {
+		return c
+	}
+	for _, d := range p.dockers {
+		c.rules = append(c.rules,
+			newRule("published", from(p.bridge), to(d), isPublished, leave),
+			newRule("not published", from(p.bridge), to(d), isNew, drop))
 	}
 	return c
 }

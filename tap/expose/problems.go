@@ -94,13 +94,17 @@ func (p plan) meetsForward(ip6 bool) bool {
 
 func (p plan) legacyProblems() (list []string) {
 	for _, l := range legacies {
-		if !l.inUse() || l.path() != "" || !p.meetsForward(l.ip6) {
-			continue
+		if l.inUse() && l.path() == "" && p.meetsForward(l.ip6) {
+			list = append(list, l.problem(p))
 		}
-		list = append(list, fmt.Sprintf("this host has rules of %s, which meshd cannot change as that program is not here: if their FORWARD drops (Docker's does), type on the host: %s",
-			l.program, l.commands(p.passes(l.ip6))))
 	}
 	return list
+}
+
+// problem says what the user has to type where we have not the program.
+func (l legacy) problem(p plan) string {
+	return fmt.Sprintf("this host has rules of %s, which meshd cannot change as that program is not here: if their FORWARD drops (Docker's does), type on the host: %s",
+		l.program, l.commands(p.passes(l.ip6)))
 }
 
 // obstacles looks for chains of others that drop what crosses the bridge: an

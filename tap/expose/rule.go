@@ -51,17 +51,19 @@ func compare(load expr.Any, op expr.CmpOp, data []byte) []expr.Any {
 }
 
 func deviceName(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
-	data := append([]byte(name), 0)
-	if name == "" {
-		data = make([]byte, unix.IFNAMSIZ) // no device
-	}
-	return compare(&expr.Meta{Key: key, Register: reg}, op, data)
+	return compare(&expr.Meta{Key: key, Register: reg}, op, append([]byte(name), 0))
 }
 
 func from(device string) []expr.Any    { return deviceName(expr.MetaKeyIIFNAME, expr.CmpOpEq, device) }
 func notFrom(device string) []expr.Any { return deviceName(expr.MetaKeyIIFNAME, expr.CmpOpNeq, device) }
 func to(device string) []expr.Any      { return deviceName(expr.MetaKeyOIFNAME, expr.CmpOpEq, device) }
 func notTo(device string) []expr.Any   { return deviceName(expr.MetaKeyOIFNAME, expr.CmpOpNeq, device) }
+
+// fromNowhere matches packets without a device that they came in by. nft cannot
+// read an empty name back.
+func fromNowhere() []expr.Any {
+	return compare(&expr.Meta{Key: expr.MetaKeyIIF, Register: reg}, expr.CmpOpEq, make([]byte, 4))
+}
 
 // family matches IPv4 or IPv6 in a table for both.
 func family(p netip.Prefix) []expr.Any {
@@ -135,6 +137,46 @@ func address(offset uint32, op expr.CmpOp, p netip.Prefix) []expr.Any {
 func kind(ofSource bool, op expr.CmpOp, rtn uint32) []expr.Any {
 	return compare(&expr.Fib{Register: reg, ResultADDRTYPE: true, FlagSADDR: ofSource, FlagDADDR: !ofSource},
 		op, binary.NativeEndian.AppendUint32(nil, rtn))
+}
+
+// conntrack matches packets with one of the bits in what conntrack knows.
+func conntrack(key expr.CtKey, bits uint32) []expr.Any {
+	mask := binary.NativeEndian.AppendUint32(nil, bits)
+	return []expr.Any{
+		&expr.Ct{Key: key, Register: reg},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg, Data: make([]byte, 4)},
+	}
+}
+
+// The bits of conntrack that are asked for, linux/netfilter/nf_conntrack_common.h.
+var (
+	isNew       = conntrack(expr.CtKeySTATE, expr.CtStateBitNEW)
+	isPublished = conntrack(expr.CtKeySTATUS, 1<<5) // IPS_DST_NAT
+)
+
+// jumpsTo is the chain that a rule jumps to, "" for none.
+func jumpsTo(r *nftables.Rule) string {
+	for _, e := range r.Exprs {
+		if v, ok := e.(*expr.Verdict); ok && v.Kind == expr.VerdictJump {
+			return v.Chain
+		}
+	}
+	return ""
+}
+
+// leavesBy is the device that a rule wants packets to leave by, "" for none.
+func leavesBy(r *nftables.Rule) string {
+	for i, e := range r.Exprs[:max(0, len(r.Exprs)-1)] {
+		m, ok := e.(*expr.Meta)
+		if !ok || m.Key != expr.MetaKeyOIFNAME {
+			continue
+		}
+		if c, ok := r.Exprs[i+1].(*expr.Cmp); ok && c.Op == expr.CmpOpEq {
+			return string(bytes.TrimRight(c.Data, "\x00"))
+		}
+	}
+	return ""
 }
 
 // commentOf is the comment of a rule, whoever wrote it: iptables-nft has a match

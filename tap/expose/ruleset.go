@@ -170,9 +170,10 @@ func same(have *nftables.Rule, want rule) bool {
 	return keyOf(commentOf(have), have.Exprs) == keyOf(want.comment, want.exprs)
 }
 
-// makePasses brings our rules in a family's FORWARD to what is wanted, ahead of
-// the others' where one is missing. Where iptables-nft has no such chain nothing
-// is dropped by it, and there is nothing to do.
+// makePasses brings our rules in a family's FORWARD to what is wanted. They go
+// ahead of the others', but for DOCKER-USER: what the user says there holds for
+// the overlay too. Where iptables-nft has no such chain nothing is
+// dropped by it, and there is nothing to do.
 func (r *ruleset) makePasses(f nftables.TableFamily, want []pass) error {
 	at := forwardChain(f)
 	if r.find(f, at.Table.Name, at.Name) == nil {
@@ -182,30 +183,51 @@ func (r *ruleset) makePasses(f nftables.TableFamily, want []pass) error {
 	if err != nil {
 		return err
 	}
-	var kept []string
-	for _, h := range have {
-		if commentOf(h) != tag {
-			continue
-		}
-		key := keyOf(tag, h.Exprs)
-		if !slices.Contains(kept, key) && slices.ContainsFunc(want, func(p pass) bool { return keyOf(tag, p.rule().exprs) == key }) {
-			kept = append(kept, key)
-			continue
-		}
+	ours := slices.DeleteFunc(slices.Clone(have), func(h *nftables.Rule) bool { return commentOf(h) != tag })
+	if slices.EqualFunc(ours, want, func(h *nftables.Rule, p pass) bool { return same(h, p.rule()) }) {
+		return nil
+	}
+	for _, h := range ours {
 		h.Table, h.Chain = at.Table, at
 		if err := r.c.DelRule(h); err != nil {
 			return fmt.Errorf("remove a rule of FORWARD: %w", err)
 		}
-		r.done = append(r.done, "FORWARD had a rule of ours that is not needed")
 	}
-	for _, p := range slices.Backward(want) { // each goes before those there
-		if slices.Contains(kept, keyOf(tag, p.rule().exprs)) {
+	users := slices.IndexFunc(have, func(h *nftables.Rule) bool { return jumpsTo(h) == "DOCKER-USER" })
+	for _, p := range slices.Backward(want) { // each goes before the one after it
+		rule := p.rule().in(at.Table, at.Name)
+		if users < 0 {
+			r.c.InsertRule(rule)
 			continue
 		}
-		r.c.InsertRule(p.rule().in(at.Table, at.Name))
-		r.done = append(r.done, "FORWARD did not let the overlay pass")
+		rule.Position = have[users].Handle
+		r.c.AddRule(rule) // behind it
 	}
+	r.done = append(r.done, "rules of FORWARD were missing or changed")
 	return nil
+}
+
+// dockers lists the bridges whose ports Docker publishes, and which ones no other
+// rule opens: it gives them to its chain DOCKER. Since version 28 it guards them
+// by itself, and has no such rules.
+func (r *ruleset) dockers() (list []string, err error) {
+	for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		at := forwardChain(f)
+		if r.find(f, at.Table.Name, at.Name) == nil {
+			continue
+		}
+		rules, err := r.rules(at)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range rules {
+			if name := leavesBy(h); jumpsTo(h) == "DOCKER" && name != "" && !slices.Contains(list, name) {
+				list = append(list, name)
+			}
+		}
+	}
+	slices.Sort(list)
+	return list, nil
 }
 
 // recorded lists the addresses that the comments of our table name as ours.

@@ -14,10 +14,11 @@ import (
 
 // How often Run looks. Events make it look at once, but not more often than
 // repairPause, which bounds a fight with another program: each repair that
-// follows another doubles it, up to lookPause. Without any event it looks every
+// follows another doubles it, up to fightPause. Without any event it looks every
 // lookPause.
 const (
 	repairPause = 100 * time.Millisecond
+	fightPause  = time.Second
 	lookPause   = 5 * time.Second
 )
 
@@ -57,7 +58,7 @@ func (e *Exposer) repairAsTold(ctx context.Context) {
 			look.Reset(max(0, gap-time.Since(last)))
 		case <-look.C:
 			if e.repair() {
-				gap = min(2*gap, lookPause)
+				gap = min(2*gap, fightPause)
 			} else {
 				gap = repairPause
 			}
