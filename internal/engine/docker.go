@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -72,9 +73,33 @@ func (d *docker) fault(err error) error {
 		err = errors.New("it hung up")
 	case errors.Is(err, syscall.ECONNREFUSED):
 		err = errors.New("nobody listens")
+	default:
+		err = &saidError{err}
 	}
 	return fmt.Errorf("%s at %s: %w", d.engine, d.socket, err)
 }
+
+// saidError is an error with an engine's own words, made fit for people: short, and
+// harmless on a terminal.
+type saidError struct{ err error }
+
+const maxSaid = 200 // bytes
+
+func (e *saidError) Error() string {
+	text := strings.TrimPrefix(e.err.Error(), "Error response from daemon: ")
+	more := ""
+	if len(text) > maxSaid {
+		text, more = text[:maxSaid], "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "")) + more
+}
+
+func (e *saidError) Unwrap() error { return e.err }
 
 // connection is a client for one errand: what version of the API is spoken is settled
 // anew each time, as the engine may have been replaced.

@@ -110,6 +110,17 @@ func (e *Engine) Listeners() int {
 	return len(e.listeners)
 }
 
+// Pending is how many events wait to be read by those who follow.
+func (e *Engine) Pending() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := 0
+	for l := range e.listeners {
+		n += len(l)
+	}
+	return n
+}
+
 // Options are of a container. The zero value is one with a network namespace of its own.
 type Options struct {
 	// ID of 64 hexadecimal digits, or the begin of one; empty: random.
