@@ -106,7 +106,7 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 			return err
 		}
 	}
-	if err := k.claims.take(addrs(next.Addresses), next.String()); err != nil {
+	if err := k.claims.take(addrs(next.Addresses), next.owner()); err != nil {
 		return err
 	}
 	err := k.attachments.save(next)
@@ -129,7 +129,7 @@ func (k *Keeper) revert(old, next Attachment) error {
 			fresh = append(fresh, p.Addr())
 		}
 	}
-	k.claims.release(fresh, next.String())
+	k.claims.release(fresh, next.owner())
 	if len(old.Addresses) > 0 {
 		return k.attachments.save(old)
 	}
@@ -207,7 +207,7 @@ func (k *Keeper) Detach(ctx context.Context, what string, prefixes []netip.Prefi
 	if findErr == nil {
 		err = k.leave(c, old, next)
 	}
-	k.claims.release(addrs(gone(old, next)), old.String())
+	k.claims.release(addrs(gone(old, next)), old.owner())
 	if len(next.Addresses) == 0 {
 		k.note(e, next, nil, "")
 	} else {

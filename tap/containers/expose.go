@@ -70,7 +70,7 @@ func (k *Keeper) exposedIn(ctx context.Context, subnet netip.Prefix) (netip.Pref
 		}
 	}
 	k.mu.Unlock()
-	a, err := claim.Pick(ctx, k.Bridge, subnet, func(a netip.Addr) bool { return k.claims.holder(a) != "" })
+	a, err := claim.Pick(ctx, k.Bridge, subnet, k.claims.taken)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("find a free address in %s: %w", subnet, err)
 	}

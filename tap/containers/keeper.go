@@ -111,7 +111,7 @@ func (k *Keeper) load() error {
 	}
 	for _, a := range attachments {
 		k.entries[a.key()] = &entry{want: a, problem: "it was not looked for yet"}
-		k.claim(addrs(a.Addresses), a.String())
+		k.claim(addrs(a.Addresses), a.owner())
 	}
 	if k.exposed, err = k.exposures.load(); err != nil {
 		return err
@@ -129,11 +129,8 @@ func (k *Keeper) load() error {
 	return nil
 }
 
-// host is who has the exposed addresses, among claims.
-const host = "this host itself"
-
 // claim claims addresses of a record, which may be wrong by hand only.
-func (k *Keeper) claim(addrs []netip.Addr, who string) {
+func (k *Keeper) claim(addrs []netip.Addr, who owner) {
 	if err := k.claims.take(addrs, who); err != nil {
 		k.Log.Warn("two records have one address", "err", err)
 	}

@@ -72,7 +72,7 @@ func (k *Keeper) forget(key string, e *entry) {
 	if !current {
 		return
 	}
-	k.claims.release(addrs(want.Addresses), want.String())
+	k.claims.release(addrs(want.Addresses), want.owner())
 	err := errors.Join(k.attachments.forget(key), attach.Remove(key))
 	k.Log.Info("container was removed, and is forgotten", "container", want.String(), "err", err)
 }
