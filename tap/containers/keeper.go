@@ -93,14 +93,15 @@ func Open(cfg Config) (*Keeper, error) {
 	dir := filepath.Join(cfg.StateDir, "attachments")
 	k := &Keeper{
 		Config:      cfg,
-		attachments: store[Attachment]{dir, "container", Attachment.key, cfg.Log},
-		exposures:   store[Exposure]{dir, "exposed", Exposure.key, cfg.Log},
-		published:   store[Publication]{dir, "published", Publication.key, cfg.Log},
+		attachments: store[Attachment]{dir, "container", Attachment.key, Attachment.check, cfg.Log},
+		exposures:   store[Exposure]{dir, "exposed", Exposure.key, Exposure.check, cfg.Log},
+		published:   store[Publication]{dir, "published", Publication.key, Publication.check, cfg.Log},
 		kick:        make(chan struct{}, 1),
 		entries:     map[string]*entry{},
 		ports:       map[string]*port{},
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
+	tidy(dir, cfg.Log)
 	return k, k.load()
 }
 

@@ -84,11 +84,7 @@ func (k *Keeper) overlayAddress(ctx context.Context, want Publication) error {
 
 // guess is a subnet that an address may be of, for an example.
 func guess(a netip.Addr) netip.Prefix {
-	bits := 24
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
+	p, _ := a.Prefix(subnetBits(a))
 	return p
 }
 
