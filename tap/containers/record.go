@@ -55,7 +55,7 @@ func (a Attachment) String() string {
 func (a Attachment) called(what string) bool {
 	what = strings.TrimPrefix(what, a.Engine+":")
 	if a.ID == "" {
-		return what == a.NetNS || what == a.Name && a.Name != ""
+		return what == a.NetNS || a.Name != "" && strings.TrimPrefix(what, "netns:") == a.Name
 	}
 	return what == a.Name || len(what) >= 3 && strings.HasPrefix(a.ID, what)
 }
