@@ -181,7 +181,7 @@ func (k *Keeper) open(c engine.Container) (*attach.Namespace, error) {
 func (k *Keeper) note(e *entry, want Attachment, iface *attach.Interface, problem string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e.want, e.iface, e.problem = want, iface, problem
+	e.want, e.iface, e.problem, e.stopped = want, iface, problem, false
 }
 
 // Detach takes addresses from a container, or all where none are named, and its
