@@ -126,7 +126,10 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 			return nil
 		}
 	}
-	return errors.Join(err, k.revert(old, next))
+	if back := k.revert(old, next); back != nil && back.Error() != err.Error() {
+		err = errors.Join(err, back)
+	}
+	return err
 }
 
 // revert takes back what was kept of an attachment that did not work.
@@ -137,7 +140,7 @@ func (k *Keeper) revert(old, next Attachment) error {
 			fresh = append(fresh, p.Addr())
 		}
 	}
-	k.claims.release(fresh, next.owner())
+	defer k.claims.release(fresh, next.owner())
 	if len(old.Addresses) > 0 {
 		return k.attachments.save(old)
 	}
