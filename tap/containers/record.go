@@ -168,8 +168,8 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	if err == nil {
 		return p, checkPrefix(p)
 	}
-	if a, e := netip.ParseAddr(strings.TrimPrefix(s, "ip:")); e == nil {
-		return p, fmt.Errorf("%.60q has no subnet: write it with its length, such as %s/%d", s, a.WithZone(""), subnetBits(a))
+	if a, e := netip.ParseAddr(strings.TrimPrefix(s, "ip:")); e == nil && a.Zone() == "" {
+		return p, fmt.Errorf("%.60q has no subnet: write it with its length, such as %s/%d", s, a, subnetBits(a))
 	}
 	return p, fmt.Errorf("%.60q is not an address with its subnet's length: write it as 10.32.0.1/24 or fd00:32::1/64", s)
 }
