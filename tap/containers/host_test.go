@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -37,6 +38,16 @@ const patience = 15 * time.Second
 
 // isolated says to a test that it runs in a process with a network of its own.
 const isolated = "MESHD_TEST_ISOLATED"
+
+// TestMain has more tests run beside each other than there are processors: mostly they
+// wait for answers to probes.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = flag.Set("test.parallel", "16") // a number
+	}
+	os.Exit(m.Run())
+}
 
 // inNetwork runs f in a process of its own, as host of a new network. A Keeper works in
 // the network of its process, so tests cannot share one; they run beside each other.
@@ -137,7 +148,9 @@ func (h *node) start() {
 			}
 			return ""
 		},
-		PortOwner: func(port uint16, protocol string) string { return fmt.Sprintf(" by nginx (pid %d, %s)", port, protocol) },
+		PortOwner: func(port uint16, protocol string) string {
+			return fmt.Sprintf(" by nginx (pid %d, %s)", port, protocol)
+		},
 	})
 	must(h.T, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -148,6 +161,13 @@ func (h *node) start() {
 		cancel()
 		if err := <-done; err != nil {
 			h.Errorf("Run() = %v", err)
+		}
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		for _, ours := range []string{"containers.(*Keeper)", "publish.(*Proxy)", "expose.(*Exposer)", "engine.(*"} {
+			if bytes.Contains(stacks, []byte(ours)) {
+				h.Errorf("a goroutine of %s outlives Run:\n%s", ours, stacks)
+			}
 		}
 		if err := x.Close(); err != nil {
 			h.Error(err)
