@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,15 +66,22 @@ func (k *Keeper) hold(a Attachment) (*entry, error) {
 			k.entries[a.key()] = e
 		}
 		k.mu.Unlock()
-		e.busy.Lock()
-		k.mu.Lock()
-		current := k.entries[a.key()] == e // it may have been dropped while we waited
-		k.mu.Unlock()
-		if current {
+		if k.lock(a.key(), e) {
 			return e, nil
 		}
-		e.busy.Unlock()
 	}
+}
+
+// lock locks an entry, unless it was dropped meanwhile.
+func (k *Keeper) lock(key string, e *entry) bool {
+	e.busy.Lock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.entries[key] != e {
+		e.busy.Unlock()
+		return false
+	}
+	return true
 }
 
 // letGo drops an entry that nothing is kept for. Needs busy.
@@ -106,7 +114,7 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 			return err
 		}
 	}
-	if err := k.claims.take(addrs(next.Addresses), next.String()); err != nil {
+	if err := k.claims.take(addrs(next.Addresses), next.owner()); err != nil {
 		return err
 	}
 	err := k.attachments.save(next)
@@ -118,7 +126,10 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 			return nil
 		}
 	}
-	return errors.Join(err, k.revert(old, next))
+	if back := k.revert(old, next); back != nil && back.Error() != err.Error() {
+		err = errors.Join(err, back)
+	}
+	return err
 }
 
 // revert takes back what was kept of an attachment that did not work.
@@ -129,7 +140,7 @@ func (k *Keeper) revert(old, next Attachment) error {
 			fresh = append(fresh, p.Addr())
 		}
 	}
-	k.claims.release(fresh, next.String())
+	defer k.claims.release(fresh, next.owner())
 	if len(old.Addresses) > 0 {
 		return k.attachments.save(old)
 	}
@@ -143,7 +154,12 @@ func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (at
 		return attach.Interface{}, err
 	}
 	defer ns.Close()
-	have, _, err := attach.Inspect(ns, "")
+	have, ok, err := attach.Inspect(ns, "")
+	if err == nil && !ok {
+		// One of an earlier run of the container answers for its addresses as long as
+		// something holds that namespace.
+		err = attach.Remove(a.key())
+	}
 	if err != nil {
 		return have, err
 	}
@@ -168,74 +184,102 @@ func (k *Keeper) open(c engine.Container) (*attach.Namespace, error) {
 func (k *Keeper) note(e *entry, want Attachment, iface *attach.Interface, problem string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e.want, e.iface, e.problem = want, iface, problem
+	e.want, e.iface, e.problem, e.stopped = want, iface, problem, false
 }
 
 // Detach takes addresses from a container, or all where none are named, and its
 // interface with the last one. It returns the addresses that it still has. A container
-// that has gone or does not run is forgotten all the same.
+// that has gone or does not run is forgotten all the same. Where it does not work
+// nothing is changed.
 func (k *Keeper) Detach(ctx context.Context, what string, prefixes []netip.Prefix) (left []netip.Prefix, err error) {
 	c, findErr := k.Engines.Find(ctx, what)
 	key := attachmentOf(c).key()
-	if findErr != nil {
+	if c.ID == "" && c.NetNS == "" {
 		key = k.keyNamed(what)
 	}
 	k.mu.Lock()
 	e := k.entries[key]
 	k.mu.Unlock()
-	if e == nil {
-		return nil, cmpErr(findErr, fmt.Errorf("%s is not on the overlay: `meshd ps` lists what is", attachmentOf(c)))
+	if e == nil || !k.lock(key, e) {
+		return nil, cmp.Or(findErr, fmt.Errorf("%s is not on the overlay: `meshd ps` lists what is", attachmentOf(c)))
 	}
-	e.busy.Lock()
 	defer e.busy.Unlock()
 	defer k.letGo(key, e)
 	k.mu.Lock()
 	old := e.want
 	k.mu.Unlock()
 	next, err := without(old, prefixes)
+	if err == nil && len(next.Addresses) > 0 && findErr != nil && !errors.Is(findErr, engine.ErrStopped) {
+		err = findErr // it may run, and would keep the addresses
+	}
+	if err == nil {
+		err = k.detach(e, c, old, next, findErr == nil)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("detach %s: %w", old, err)
 	}
+	k.Log.Info("container detached", "container", old.String(), "left", next.Addresses)
+	return next.Addresses, nil
+}
+
+// detach is Detach for an entry that is held.
+func (k *Keeper) detach(e *entry, c engine.Container, old, next Attachment, found bool) error {
+	var err error
 	if len(next.Addresses) > 0 {
 		err = k.attachments.save(next)
 	} else {
-		err = k.attachments.forget(key)
+		err = k.attachments.forget(old.key())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("detach %s: %w", old, err)
+		return err
 	}
-	if findErr == nil {
-		err = k.leave(c, old, next)
+	if err := k.leave(c, old, next, found); err != nil {
+		return errors.Join(err, k.attachments.save(old))
 	}
-	k.claims.release(addrs(gone(old, next)), old.String())
-	if len(next.Addresses) == 0 {
-		k.note(e, next, nil, "")
-	} else {
-		k.mu.Lock()
-		e.want = next
-		if e.iface != nil {
-			iface := *e.iface
-			iface.Addresses = next.Addresses
-			e.iface = &iface
-		}
-		k.mu.Unlock()
+	k.claims.release(addrs(gone(old, next)), old.owner())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e.want = next
+	switch {
+	case len(next.Addresses) == 0:
+		e.iface, e.problem = nil, ""
+	case e.iface != nil:
+		iface := *e.iface
+		iface.Addresses = next.Addresses
+		e.iface = &iface
 	}
-	k.Log.Info("container detached", "container", old.String(), "left", next.Addresses)
-	return next.Addresses, err
+	return nil
 }
 
-// leave takes a container, or some of its addresses, off the overlay.
-func (k *Keeper) leave(c engine.Container, old, next Attachment) error {
+// leave takes a container, or some of its addresses, off the overlay. found: c is it.
+func (k *Keeper) leave(c engine.Container, old, next Attachment, found bool) error {
+	if len(next.Addresses) == 0 {
+		return attach.Remove(old.key()) // the engine need not answer for that
+	}
+	if !found {
+		return nil // it does not run
+	}
 	ns, err := k.open(c)
+	if errors.Is(err, attach.ErrEnded) {
+		return nil // and its interface with it
+	}
 	if err != nil {
-		return nil // it has ended, and its interface with it
+		return err
 	}
 	defer ns.Close()
-	o := attach.Options{Bridge: k.Bridge, Key: old.key(), Proc: k.Proc, Log: k.Log}
-	if len(next.Addresses) > 0 {
-		o.Addresses = gone(old, next)
+	have, ok, err := attach.Inspect(ns, "")
+	if err != nil || !ok {
+		return err
 	}
-	_, err = attach.Detach(ns, o)
+	o := attach.Options{Bridge: k.Bridge, Key: old.key(), Proc: k.Proc, Log: k.Log}
+	for _, p := range gone(old, next) {
+		if slices.Contains(have.Addresses, p) { // somebody may have removed it by hand
+			o.Addresses = append(o.Addresses, p)
+		}
+	}
+	if len(o.Addresses) > 0 {
+		_, err = attach.Detach(ns, o)
+	}
 	return err
 }
 
@@ -278,7 +322,7 @@ func (k *Keeper) keyNamed(what string) (key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for candidate, e := range k.entries {
-		if !e.want.called(what) {
+		if len(e.want.Addresses) == 0 || !e.want.called(what) {
 			continue
 		}
 		if key != "" {
@@ -287,11 +331,4 @@ func (k *Keeper) keyNamed(what string) (key string) {
 		key = candidate
 	}
 	return key
-}
-
-func cmpErr(first, second error) error {
-	if first != nil {
-		return first
-	}
-	return second
 }

@@ -36,7 +36,10 @@ func (k *Keeper) Expose(ctx context.Context, prefixes, subnets []netip.Prefix, m
 	for _, p := range prefixes {
 		more = append(more, Exposure{Prefix: p, Masquerade: masquerade})
 	}
-	return prefixes, k.exposeLocked(ctx, more)
+	if err := k.exposeLocked(ctx, more); err != nil {
+		return nil, err
+	}
+	return prefixes, nil
 }
 
 // subnets are those that this host's containers and the host itself are in.
@@ -70,7 +73,7 @@ func (k *Keeper) exposedIn(ctx context.Context, subnet netip.Prefix) (netip.Pref
 		}
 	}
 	k.mu.Unlock()
-	a, err := claim.Pick(ctx, k.Bridge, subnet, func(a netip.Addr) bool { return k.claims.holder(a) != "" })
+	a, err := claim.Pick(ctx, k.Bridge, subnet, k.claims.taken)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("find a free address in %s: %w", subnet, err)
 	}
@@ -109,7 +112,7 @@ func (k *Keeper) exposeLocked(ctx context.Context, more []Exposure) error {
 		k.claims.release(fresh, host)
 		return err
 	}
-	k.Log.Info("addresses exposed", "addresses", fresh)
+	k.Log.Info("addresses exposed", "exposed", more)
 	return nil
 }
 
@@ -128,7 +131,10 @@ func (k *Keeper) changeExposures(ctx context.Context, old, next []Exposure) erro
 		err = k.Exposer.Set(ctx, wanted(next))
 	}
 	if err != nil {
-		return errors.Join(err, k.saveExposures(next, old))
+		if back := k.saveExposures(next, old); back != nil && back.Error() != err.Error() {
+			err = errors.Join(err, back)
+		}
+		return err
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -190,12 +196,13 @@ func (k *Keeper) Hide(ctx context.Context, prefixes []netip.Prefix) ([]netip.Pre
 			return nil, fmt.Errorf("%s is not exposed: `meshd ps` shows what is", p)
 		}
 	}
-	for _, p := range hidden {
-		if spec := k.publishedFrom(p); spec != "" {
-			return nil, fmt.Errorf("%s is where the published port %s connects from: `meshd unpublish %s` first", p, spec, spec)
-		}
+	if spec := k.publishedFrom(hidden); spec != "" {
+		return nil, fmt.Errorf("%s is where the published port %s connects from: `meshd unpublish %s` first", texts(hidden), spec, spec)
 	}
-	return hidden, k.hideLocked(ctx, old, hidden)
+	if err := k.hideLocked(ctx, old, hidden); err != nil {
+		return nil, err
+	}
+	return hidden, nil
 }
 
 // hideLocked hides addresses. Needs exposing.
@@ -217,9 +224,10 @@ func (k *Keeper) restoreExposed(ctx context.Context) {
 	list := k.exposuresNow()
 	missing := k.notOnBridge(exposedAddrs(list))
 	err := k.probe(ctx, missing, nil)
-	if err == nil {
-		err = k.Exposer.Set(ctx, wanted(list))
+	if err != nil { // one that somebody else has by now keeps no other from coming
+		list = slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(missing, e.Prefix.Addr()) })
 	}
+	err = errors.Join(err, k.Exposer.Set(ctx, wanted(list)))
 	text := ""
 	if err != nil {
 		text = err.Error()

@@ -73,6 +73,7 @@ type Keeper struct {
 	exposed []Exposure
 	ports   map[string]*port
 	trouble string // of the exposures; empty: none
+	resyncs int    // of the engines so far
 }
 
 // entry is a container that was attached, or is about to be.
@@ -83,6 +84,8 @@ type entry struct {
 	want    Attachment
 	iface   *attach.Interface // nil: it is not attached
 	problem string            // why it is not
+	stopped bool              // it does not run; its engine tells when it does
+	waiting bool              // an event's look at it waits for busy
 }
 
 // Open reads what was asked for before; Run does it.
@@ -93,14 +96,15 @@ func Open(cfg Config) (*Keeper, error) {
 	dir := filepath.Join(cfg.StateDir, "attachments")
 	k := &Keeper{
 		Config:      cfg,
-		attachments: store[Attachment]{dir, "container", Attachment.key, cfg.Log},
-		exposures:   store[Exposure]{dir, "exposed", Exposure.key, cfg.Log},
-		published:   store[Publication]{dir, "published", Publication.key, cfg.Log},
+		attachments: store[Attachment]{dir, "container", Attachment.key, Attachment.check, cfg.Log},
+		exposures:   store[Exposure]{dir, "exposed", Exposure.key, Exposure.check, cfg.Log},
+		published:   store[Publication]{dir, "published", Publication.key, Publication.check, cfg.Log},
 		kick:        make(chan struct{}, 1),
 		entries:     map[string]*entry{},
 		ports:       map[string]*port{},
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
+	tidy(dir, cfg.Log)
 	return k, k.load()
 }
 
@@ -111,7 +115,7 @@ func (k *Keeper) load() error {
 	}
 	for _, a := range attachments {
 		k.entries[a.key()] = &entry{want: a, problem: "it was not looked for yet"}
-		k.claim(addrs(a.Addresses), a.String())
+		k.claim(addrs(a.Addresses), a.owner())
 	}
 	if k.exposed, err = k.exposures.load(); err != nil {
 		return err
@@ -129,11 +133,8 @@ func (k *Keeper) load() error {
 	return nil
 }
 
-// host is who has the exposed addresses, among claims.
-const host = "this host itself"
-
 // claim claims addresses of a record, which may be wrong by hand only.
-func (k *Keeper) claim(addrs []netip.Addr, who string) {
+func (k *Keeper) claim(addrs []netip.Addr, who owner) {
 	if err := k.claims.take(addrs, who); err != nil {
 		k.Log.Warn("two records have one address", "err", err)
 	}
@@ -208,13 +209,39 @@ func (k *Keeper) take(e engine.Event) {
 	k.mu.Unlock()
 	switch {
 	case e.Kind == engine.Resync:
+		k.mu.Lock()
+		for _, e := range k.entries {
+			e.stopped = false // what its engine told may have been missed
+		}
+		k.resyncs++
+		k.mu.Unlock()
 		k.Look()
 	case known == nil:
 	case e.Kind == engine.Removed:
 		k.background(func() { k.drop(key, known) })
 	default:
-		k.background(func() { k.restore(k.ctx, known) })
+		k.told(known)
 	}
+}
+
+// told has an entry looked at after an event, once nothing is being done about it: what
+// is done may have begun before. One look that waits is enough for many events.
+func (k *Keeper) told(e *entry) {
+	k.mu.Lock()
+	waits := e.waiting
+	e.waiting = true
+	k.mu.Unlock()
+	if waits {
+		return
+	}
+	k.background(func() {
+		e.busy.Lock()
+		defer e.busy.Unlock()
+		k.mu.Lock()
+		e.waiting = false
+		k.mu.Unlock()
+		k.restoreHeld(k.ctx, e)
+	})
 }
 
 // background runs f for as long as Run does.
@@ -229,9 +256,15 @@ func (k *Keeper) background(f func()) {
 // look puts right what is not as it was asked for.
 func (k *Keeper) look(ctx context.Context) {
 	k.restoreExposed(ctx)
+	k.restoreContainers(ctx)
+	k.restorePublished(ctx)
+}
+
+func (k *Keeper) restoreContainers(ctx context.Context) {
 	joined, err := attach.Leftovers(k.Bridge)
 	if err != nil {
 		k.Log.Debug("interfaces of containers not listed", "err", err)
+		return
 	}
 	room := make(chan struct{}, restoresAtOnce)
 	var wg sync.WaitGroup
@@ -239,7 +272,7 @@ func (k *Keeper) look(ctx context.Context) {
 	entries := k.all()
 	k.mu.Unlock()
 	for _, e := range entries {
-		if ctx.Err() != nil || k.fine(e, joined) {
+		if ctx.Err() != nil || k.settled(e, joined) {
 			continue
 		}
 		room <- struct{}{}
@@ -250,7 +283,6 @@ func (k *Keeper) look(ctx context.Context) {
 	}
 	wg.Wait()
 	k.sweep(joined)
-	k.restorePublished(ctx)
 }
 
 // explain makes a sentence of who holds an address that is asked for.

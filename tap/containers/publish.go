@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"syscall"
@@ -55,7 +56,7 @@ func (k *Keeper) Publish(ctx context.Context, text string) (PublishedView, error
 		}
 	}
 	if err != nil {
-		return PublishedView{}, fmt.Errorf("publish %s: %w", spec, errors.Join(err, k.close(ctx, p)))
+		return PublishedView{}, fmt.Errorf("publish %s: %w", spec, errors.Join(err, k.close(context.WithoutCancel(ctx), p)))
 	}
 	k.mu.Lock()
 	k.ports[want.key()] = p
@@ -84,11 +85,7 @@ func (k *Keeper) overlayAddress(ctx context.Context, want Publication) error {
 
 // guess is a subnet that an address may be of, for an example.
 func guess(a netip.Addr) netip.Prefix {
-	bits := 24
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
+	p, _ := a.Prefix(subnetBits(a))
 	return p
 }
 
@@ -174,7 +171,7 @@ func (k *Keeper) Unpublish(ctx context.Context, text string) error {
 	k.mu.Lock()
 	delete(k.ports, p.want.key())
 	k.mu.Unlock()
-	err = k.close(ctx, p)
+	err = k.close(context.WithoutCancel(ctx), p) // it is not published any more, whoever waits
 	k.Log.Info("port not published any more", "published", p.want.Spec.String())
 	return err
 }
@@ -213,7 +210,7 @@ func (k *Keeper) close(ctx context.Context, p *port) error {
 	old := k.exposuresNow()
 	var unused []netip.Prefix
 	for _, e := range old {
-		if e.Auto && k.publishedFrom(e.Prefix) == "" {
+		if e.Auto && k.publishedFrom([]netip.Prefix{e.Prefix}) == "" {
 			unused = append(unused, e.Prefix)
 		}
 	}
@@ -223,16 +220,24 @@ func (k *Keeper) close(ctx context.Context, p *port) error {
 	return errors.Join(err, k.hideLocked(ctx, old, unused))
 }
 
-// publishedFrom is a port that connects from an address of this host; empty: none does.
-func (k *Keeper) publishedFrom(from netip.Prefix) string {
+// publishedFrom is a port that has no address of this host to connect from without these;
+// empty: there is none. It goes by what is kept: the bridge may be away.
+func (k *Keeper) publishedFrom(without []netip.Prefix) string {
 	k.mu.Lock()
-	list := make([]*port, 0, len(k.ports))
-	for _, p := range k.ports {
-		list = append(list, p)
-	}
+	list := slices.Collect(maps.Values(k.ports))
 	k.mu.Unlock()
+	exposed := k.exposuresNow()
 	for _, p := range list {
-		if to, _, err := k.targetOf(p.want); err == nil && k.from(to) == from {
+		to, _, err := k.targetOf(p.want)
+		if err != nil {
+			continue
+		}
+		contains := func(e netip.Prefix) bool { return e.Contains(to) && e.Addr() != to }
+		needs := slices.ContainsFunc(without, contains)
+		other := slices.ContainsFunc(exposed, func(e Exposure) bool {
+			return contains(e.Prefix) && !slices.Contains(without, e.Prefix)
+		})
+		if needs && !other {
 			return p.want.Spec.HostPort.String()
 		}
 	}

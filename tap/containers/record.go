@@ -1,6 +1,7 @@
 package containers
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -27,6 +28,17 @@ func (a Attachment) key() string {
 	return "netns:" + a.NetNS
 }
 
+// check says what is wrong with a record.
+func (a Attachment) check() error {
+	switch {
+	case a.ID == "" && a.NetNS == "":
+		return errors.New("it names no container")
+	case len(a.Addresses) == 0 || len(a.Addresses) > maxAddresses:
+		return fmt.Errorf("it has %d addresses", len(a.Addresses))
+	}
+	return checkPrefixes(a.Addresses)
+}
+
 // String is what people call the container.
 func (a Attachment) String() string {
 	switch {
@@ -43,7 +55,7 @@ func (a Attachment) String() string {
 func (a Attachment) called(what string) bool {
 	what = strings.TrimPrefix(what, a.Engine+":")
 	if a.ID == "" {
-		return what == a.NetNS || what == a.Name && a.Name != ""
+		return what == a.NetNS || a.Name != "" && strings.TrimPrefix(what, "netns:") == a.Name
 	}
 	return what == a.Name || len(what) >= 3 && strings.HasPrefix(a.ID, what)
 }
@@ -66,7 +78,8 @@ type Exposure struct {
 	Auto       bool         `json:"auto,omitempty"` // taken for a published port, and given back with the last one
 }
 
-func (e Exposure) key() string { return e.Prefix.Addr().String() }
+func (e Exposure) key() string  { return e.Prefix.Addr().String() }
+func (e Exposure) check() error { return checkPrefix(e.Prefix) }
 
 // Publication is a port of this host that leads to a service on the overlay.
 type Publication struct {
@@ -75,6 +88,13 @@ type Publication struct {
 }
 
 func (p Publication) key() string { return p.Spec.HostPort.String() }
+
+func (p Publication) check() error {
+	if _, isIP := p.Spec.TargetIP(); isIP != (p.Container == "") {
+		return errors.New("its target is not what it says")
+	}
+	return nil
+}
 
 // addrs are the addresses alone.
 func addrs(prefixes []netip.Prefix) []netip.Addr {
@@ -107,9 +127,12 @@ func checkPrefixes(prefixes []netip.Prefix) error {
 func checkPrefix(p netip.Prefix) error {
 	a := p.Addr()
 	switch {
+	case !p.IsValid():
+		return errors.New("there is no address: give one with its subnet's length, such as 10.32.0.1/24")
 	case a.Is4In6():
 		return fmt.Errorf("%s is an IPv4 address written as IPv6: write %s", p, a.Unmap())
-	case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.IsLinkLocalUnicast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+	case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.IsLinkLocalUnicast(),
+		a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
 		return fmt.Errorf("%s cannot be the address of a container or host: choose one of a private network, such as 10.32.0.1/12 or fd00:32::1/64", p)
 	case p.Bits() == 0:
 		return fmt.Errorf("%s would be all networks at once: give its subnet's length, such as %s/24", p, a)
@@ -130,6 +153,14 @@ func lastOf(p netip.Prefix) netip.Addr {
 	return netip.AddrFrom4(b)
 }
 
+// subnetBits is the length that the subnet of an address mostly has.
+func subnetBits(a netip.Addr) int {
+	if a.Is4() {
+		return 24
+	}
+	return 64
+}
+
 // ParsePrefix reads an address with its subnet's length as users write it: ADDRESS/BITS,
 // or ip:ADDRESS/BITS as weave has it.
 func ParsePrefix(s string) (netip.Prefix, error) {
@@ -137,8 +168,8 @@ func ParsePrefix(s string) (netip.Prefix, error) {
 	if err == nil {
 		return p, checkPrefix(p)
 	}
-	if a, e := netip.ParseAddr(strings.TrimPrefix(s, "ip:")); e == nil {
-		return p, fmt.Errorf("%q has no subnet: write it with its length, such as %s/%d", s, a, a.BitLen()*3/4)
+	if a, e := netip.ParseAddr(strings.TrimPrefix(s, "ip:")); e == nil && a.Zone() == "" {
+		return p, fmt.Errorf("%.60q has no subnet: write it with its length, such as %s/%d", s, a, subnetBits(a))
 	}
-	return p, fmt.Errorf("%q is not an address with its subnet's length: write it as 10.32.0.1/24 or fd00:32::1/64", s)
+	return p, fmt.Errorf("%.60q is not an address with its subnet's length: write it as 10.32.0.1/24 or fd00:32::1/64", s)
 }

@@ -9,11 +9,12 @@ import (
 	"meshd/tap/attach"
 )
 
-// fine reports whether a container is on the bridge, as far as the host side shows.
-func (k *Keeper) fine(e *entry, joined []attach.Leftover) bool {
+// settled reports whether there is nothing to do about a container: it is on the bridge,
+// as far as the host side shows, or does not run.
+func (k *Keeper) settled(e *entry, joined []attach.Leftover) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return e.iface != nil && slices.ContainsFunc(joined, func(l attach.Leftover) bool {
+	return e.stopped || e.iface != nil && slices.ContainsFunc(joined, func(l attach.Leftover) bool {
 		return l.Key == e.want.key() && l.Joined
 	})
 }
@@ -24,10 +25,15 @@ func (k *Keeper) restore(ctx context.Context, e *entry) {
 		return // somebody does it, or takes it back
 	}
 	defer e.busy.Unlock()
+	k.restoreHeld(ctx, e)
+}
+
+// restoreHeld is restore for an entry that is held.
+func (k *Keeper) restoreHeld(ctx context.Context, e *entry) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
 	k.mu.Lock()
-	want, was := e.want, e.problem
+	want, was, before, resyncs := e.want, e.problem, e.iface, k.resyncs
 	current := k.entries[want.key()] == e && len(want.Addresses) > 0
 	k.mu.Unlock()
 	if !current {
@@ -45,12 +51,18 @@ func (k *Keeper) restore(ctx context.Context, e *entry) {
 	}
 	if err != nil {
 		k.note(e, want, nil, err.Error())
+		k.mu.Lock()
+		e.stopped = errors.Is(err, engine.ErrStopped) && k.resyncs == resyncs // later ones it may have missed
+		k.mu.Unlock()
 		if err.Error() != was && ctx.Err() == nil {
 			k.Log.Info("container is not on the overlay", "container", want.String(), "err", err)
 		}
 		return
 	}
 	k.note(e, want, &iface, "")
+	if before != nil && slices.Equal(before.Addresses, iface.Addresses) && before.HostDevice == iface.HostDevice && was == "" {
+		return // an event told what was known
+	}
 	k.Log.Info("container is on the overlay", "container", want.String(), "addresses", want.Addresses)
 }
 
@@ -65,26 +77,28 @@ func (k *Keeper) drop(key string, e *entry) {
 func (k *Keeper) forget(key string, e *entry) {
 	k.mu.Lock()
 	current, want := k.entries[key] == e, e.want
-	if current {
-		delete(k.entries, key)
-	}
 	k.mu.Unlock()
 	if !current {
 		return
 	}
-	k.claims.release(addrs(want.Addresses), want.String())
-	err := errors.Join(k.attachments.forget(key), attach.Remove(key))
-	k.Log.Info("container was removed, and is forgotten", "container", want.String(), "err", err)
+	if err := errors.Join(k.attachments.forget(key), attach.Remove(key)); err != nil {
+		k.Log.Warn("container was removed, but something of it stays", "container", want.String(), "err", err)
+	}
+	k.claims.release(addrs(want.Addresses), want.owner())
+	k.mu.Lock()
+	delete(k.entries, key) // last: until now nobody else does something about it
+	k.mu.Unlock()
+	k.Log.Info("container was removed, and is forgotten", "container", want.String())
 }
 
-// sweep removes interfaces of ours that nobody wants any more: a daemon died while it
-// detached a container.
+// sweep removes interfaces of ours on our bridge that nobody wants any more: a daemon
+// died while it detached a container. Those on other bridges are other daemons'.
 func (k *Keeper) sweep(joined []attach.Leftover) {
 	for _, l := range joined {
 		k.mu.Lock()
 		e := k.entries[l.Key]
 		k.mu.Unlock()
-		if e != nil {
+		if e != nil || !l.Joined {
 			continue
 		}
 		if err := attach.Remove(l.Key); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // maxRecord bounds a file in bytes.
@@ -23,6 +24,7 @@ type store[T any] struct {
 	dir  string
 	kind string // the files are called kind-HASH.json
 	key  func(T) string
+	ok   func(T) error // what is wrong with a record that somebody edited
 	log  *slog.Logger
 }
 
@@ -31,6 +33,22 @@ type store[T any] struct {
 func (s store[T]) path(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return filepath.Join(s.dir, s.kind+"-"+hex.EncodeToString(sum[:8])+".json")
+}
+
+// newFile is how files begin that are written, until they are renamed.
+const newFile = ".new-"
+
+// tidy removes what a crash left in the middle of a save. Nothing may be saved meanwhile.
+func tidy(dir string, log *slog.Logger) {
+	files, _ := os.ReadDir(dir) // load says what is wrong with it
+	for _, f := range files {
+		if !strings.HasPrefix(f.Name(), newFile) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+			log.Debug("file of a crash stays", "file", f.Name(), "err", err)
+		}
+	}
 }
 
 // load reads all records. A damaged file is set aside, with a warning.
@@ -78,7 +96,7 @@ func (s store[T]) read(path string) (r T, err error) {
 	if s.path(s.key(r)) != path {
 		return r, errors.New("it does not belong to what it says")
 	}
-	return r, nil
+	return r, s.ok(r)
 }
 
 // save writes a record to disk, for good.
@@ -92,6 +110,9 @@ func (s store[T]) save(r T) error {
 		if p, ok := errors.AsType[*fs.PathError](err); ok {
 			err = p.Err
 		}
+		if l, ok := errors.AsType[*os.LinkError](err); ok {
+			err = l.Err
+		}
 		return fmt.Errorf("keep it for a restart in %s: %w: nothing was changed; make room there or set state_dir to another directory", s.dir, err)
 	}
 	return nil
@@ -101,7 +122,7 @@ func (s store[T]) write(path string, data []byte) error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(s.dir, ".new-*")
+	f, err := os.CreateTemp(s.dir, newFile+"*")
 	if err != nil {
 		return err
 	}
@@ -114,26 +135,33 @@ func (s store[T]) write(path string, data []byte) error {
 		_ = os.Remove(f.Name())
 		return err
 	}
-	return syncDir(s.dir)
+	s.syncDir()
+	return nil
 }
 
-// forget removes a record. One that is not there is no error.
+// forget removes a record. One that is not there is no error, on a disk neither that
+// cannot be written to.
 func (s store[T]) forget(key string) error {
-	err := os.Remove(s.path(key))
-	if errors.Is(err, fs.ErrNotExist) {
+	path := s.path(key)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
-	if err != nil {
+	if err := os.Remove(path); err != nil {
 		return fmt.Errorf("forget it: %w", err)
 	}
-	return syncDir(s.dir)
+	s.syncDir()
+	return nil
 }
 
-// syncDir makes what became of a directory's files last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+// syncDir makes what became of the directory's files last. It has become so already,
+// and is what a restart of meshd finds: that a crash of the host may take it back is
+// no reason to say that nothing was done.
+func (s store[T]) syncDir() {
+	d, err := os.Open(s.dir)
+	if err == nil {
+		err = errors.Join(d.Sync(), d.Close())
 	}
-	return errors.Join(d.Sync(), d.Close())
+	if err != nil {
+		s.log.Warn("records may not outlive a crash of this host", "dir", s.dir, "err", err)
+	}
 }
