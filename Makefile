@@ -78,9 +78,11 @@ integration: ## run whole daemons in network namespaces (root)
 	@.ci/need $(GO) certificates nft? iperf3? turnserver?
 	$(GO) test -count=1 -timeout 20m ./integration/...
 
-natmatrix: ## run all pairs of NATs and print what became of each (root)
+# MESHD_NATHOLD=5m watches each cell for so long, NATHELD cells at a time.
+NATHELD ?= 24
+natmatrix: ## run all pairs of NATs and print what became of each (root; MESHD_NATHOLD=5m)
 	@.ci/need $(GO) certificates nft
-	MESHD_NATMATRIX=all $(GO) test -count=1 -timeout 30m -v -run '^TestNATMatrix$$' ./integration | grep -E '^(\||---|FAIL|ok|panic)|_test.go.*(want|not within)'
+	MESHD_NATMATRIX=all $(GO) test -count=1 -timeout 2h $(if $(MESHD_NATHOLD),-parallel $(NATHELD)) -v -run '^TestNATMatrix$$' ./integration | grep -E '^(\||---|FAIL|ok|panic)|_test.go.*(want|not within|was|held|again and again)'
 
 soak: ## harm a mesh for MESHD_SOAK (30m) and see that nothing leaks (root)
 	@.ci/need $(GO) certificates nft? iperf3? turnserver?

@@ -11,10 +11,6 @@ import (
 	"meshd/internal/lab/peer"
 )
 
-// moveWithin is the longest that a flow stands still when the transport it uses
-// is blocked.
-const moveWithin = 3 * time.Second
-
 // blockSession and blockSleeve are what stock routers use.
 const (
 	blockSession = "tcp dport 6783 drop; tcp sport 6783 drop;"
@@ -79,47 +75,8 @@ func (h *host) connection(ctx context.Context, other *host) (peer.Connection, er
 
 // TestQUICAlone: three hosts whose network passes nothing but UDP/6785 are a full
 // mesh over QUIC: sessions, discovery and frames.
-//
-//	weave01 ──┐
-//	weave02 ──┼── lan, where 6783 is blocked
-//	weave03 ──┘
 func TestQUICAlone(t *testing.T) {
-	for _, underlay := range []struct {
-		name, addr, length, target string
-	}{
-		{"IPv4", "10.0.0.", "/24", "10.0.0.1"},
-		{"IPv6", "fd00::", "/64", "quic://[fd00::1]"},
-	} {
-		t.Run(underlay.name, func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(t)
-			w.needNFT()
-			lan := w.lan("lan")
-			var hosts []*host
-			for i := range 3 {
-				h := w.host(fmt.Sprint("weave0", i+1), lan.at(fmt.Sprint(underlay.addr, i+1, underlay.length)))
-				h.Env = []string{"MESHD_TRANSPORTS=quic", "MESHD_PASSWORD=a long enough password for a test"}
-				h.block("blocked", blockSession+blockSleeve+blockPunch)
-				hosts = append(hosts, h)
-			}
-			hosts[0].start()
-			hosts[1].start(underlay.target)
-			hosts[2].start(underlay.target)
-			w.joined(hosts...)
-			boxes := w.boxes(hosts...)
-			w.answers(boxes...)
-			for _, a := range hosts {
-				for _, b := range hosts {
-					if a != b {
-						a.uses(b, "quic")
-						a.rides(b, "quic")
-					}
-				}
-			}
-			everySize(w, boxes)
-			transfers(w, boxes)
-		})
-	}
+	alone(t, blockSession+blockSleeve+blockPunch, "quic", "quic", "quic://[fd00::1]", "MESHD_TRANSPORTS=quic")
 }
 
 // TestSleeveBesideQUIC: where TCP does not pass, the session rides on QUIC, and
@@ -277,35 +234,16 @@ func TestStockRelay(t *testing.T) {
 //	weave01 ── lan ── weave02
 func TestBlockedTransports(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.needNFT()
-	lan := w.lan("lan")
-	a, b := w.host("weave01", lan.at("10.0.0.1/24")), w.host("weave02", lan.at("10.0.0.2/24"))
-	w.mesh(a, b)
-	boxes := w.boxes(a, b)
-	w.answers(boxes...)
-	both := func(f func(h, other *host)) { f(a, b); f(b, a) }
-	both(func(h, other *host) { h.uses(other, "punch") })
-
-	f := boxes[0].flow(boxes[1])
-	move := func(what string, do func(), uses, rides string) {
-		t.Helper()
-		w.Log(what)
-		do()
-		both(func(h, other *host) { h.uses(other, uses); h.rides(other, rides) })
-		f.runs()
-		if stall := f.longest(); stall > moveWithin {
-			t.Errorf("%s: the flow stood still for %v, want at most %v", what, stall, moveWithin)
-		}
-	}
-	move("punch is blocked", func() { a.block("punch", blockPunch) }, "quic", "tcp")
-	move("quic is blocked too", func() { a.block("quic", blockQUIC) }, "sleeve", "tcp")
-	move("quic is free", func() { a.unblock("quic") }, "quic", "tcp")
-	move("TCP is blocked", func() { a.block("session", blockSession) }, "quic", "quic")
-	move("punch is free", func() { a.unblock("punch") }, "punch", "quic")
-	a.unblock("session") // a session has to live on something
-	move("quic and sleeve are blocked", func() { a.block("others", blockQUIC+blockSleeve) }, "punch", "tcp")
-	f.end()
+	m := newMoving(t, nil)
+	m.use("punch")
+	m.move("punch is blocked", func() { m.a.block("punch", blockPunch) }, "quic", "tcp")
+	m.move("quic is blocked too", func() { m.a.block("quic", blockQUIC) }, "sleeve", "tcp")
+	m.move("quic is free", func() { m.a.unblock("quic") }, "quic", "tcp")
+	m.move("TCP is blocked", func() { m.a.block("session", blockSession) }, "quic", "quic")
+	m.move("punch is free", func() { m.a.unblock("punch") }, "punch", "quic")
+	m.a.unblock("session") // a session has to live on something
+	m.move("quic and sleeve are blocked", func() { m.a.block("others", blockQUIC+blockSleeve) }, "punch", "tcp")
+	m.flow.end()
 }
 
 // TestDeadStandby: the transport in use and the next best one are blocked at once, when
@@ -314,19 +252,12 @@ func TestBlockedTransports(t *testing.T) {
 //	weave01 ── lan ── weave02
 func TestDeadStandby(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.needNFT()
-	lan := w.lan("lan")
-	a, b := w.host("weave01", lan.at("10.0.0.1/24")), w.host("weave02", lan.at("10.0.0.2/24"))
-	w.mesh(a, b)
-	boxes := w.boxes(a, b)
-	w.answers(boxes...)
-	both := func(f func(h, other *host)) { f(a, b); f(b, a) }
-	both(func(h, other *host) { h.uses(other, "punch") })
-	p := boxes[0].pings(boxes[1])
+	m := newMoving(t, nil)
+	m.use("punch")
+	p := m.boxes[0].pings(m.boxes[1])
 	time.Sleep(20 * time.Second) // the others rest after 10 s
-	a.block("both", blockPunch+blockQUIC)
-	both(func(h, other *host) { h.uses(other, "sleeve") })
+	m.a.block("both", blockPunch+blockQUIC)
+	m.use("sleeve")
 	p.more(20)
 	if d := p.end().Outage; d > roamed {
 		t.Errorf("no answer for %v, want at most %v", d, roamed)

@@ -12,6 +12,11 @@ import (
 func (w *world) nft(n *lab.Namespace, rules string) {
 	w.Helper()
 	w.needNFT()
+	w.must(nft(n, rules))
+}
+
+// nft loads rules in a namespace; it may be called from any goroutine.
+func nft(n *lab.Namespace, rules string) error {
 	cmd := exec.Command("nft", "-f", "-")
 	cmd.Stdin = strings.NewReader(rules)
 	var out []byte
@@ -20,8 +25,9 @@ func (w *world) nft(n *lab.Namespace, rules string) {
 		return err
 	})
 	if err != nil {
-		w.Fatalf("nft in %s: %v: %s", n.Name, err, out)
+		return fmt.Errorf("nft in %s: %w: %s", n.Name, err, out)
 	}
+	return nil
 }
 
 func (w *world) needNFT() {

@@ -599,7 +599,7 @@ func TestRefusedPeers(t *testing.T) {
 		{"password on their side only", nil, []string{theirs}, 0, "the peer has none", "we have none"},
 		{"password on our side only", []string{ours}, nil, 0, "we have none", "the peer has none"},
 		{"name of the host that it dials", nil, nil, 1, "collision", "collision"},
-		{"name of another host", nil, nil, 2, "trust forget", "trust forget"},
+		{"name of another host", nil, nil, 2, "two hosts have the peer name", "two hosts have the peer name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 	"time"
@@ -15,7 +16,9 @@ type natReport struct {
 	IPv4       nat.Behaviour   `json:"ipv4"`
 	IPv6       nat.Behaviour   `json:"ipv6"`
 	Candidates []nat.Candidate `json:"candidates"`
+	Mapping    string          `json:"port_mapping"`
 	DoubleNAT  nat.Verdict     `json:"double_nat"`
+	Lifetime   string          `json:"lifetime"`
 }
 
 // natClass is what `meshd nat` has to say of a NAT.
@@ -38,7 +41,8 @@ func natClass(kind lab.NATKind) nat.Behaviour {
 
 // TestNATClasses: `meshd nat` says of each NAT in the kernel what it is in RFC 4787's
 // words, the same as of the one in memory of that name. Two peers can be reached, and one
-// behind a NAT of its own, which looks for no ways, helps to measure filtering.
+// behind a NAT of its own, which looks for no ways, helps to measure filtering. Meanwhile
+// `meshd nat --lifetime` finds out how long one of them remembers.
 func TestNATClasses(t *testing.T) {
 	once(t)
 	t.Parallel()
@@ -51,6 +55,15 @@ func TestNATClasses(t *testing.T) {
 	helper.start(w.target, site.Inside().String())
 	w.joined(w.public, second)
 	w.reach(w.public, second, helper)
+	idle, _ := w.behind("idle", lab.SiteConfig{NAT: lab.NATShortLived})
+	idle.up(w.target)
+	idle.survey("a server answers", func(r natReport) error {
+		if len(r.IPv4.Mapped) == 0 {
+			return fmt.Errorf("%+v", r)
+		}
+		return nil
+	})
+	lifetime := idle.lifetime(time.Minute) // which is mostly waiting
 	for _, kind := range lab.NATKinds() {
 		t.Run(string(kind), func(t *testing.T) {
 			x, _ := w.behind("x-"+string(kind), lab.SiteConfig{NAT: kind})
@@ -70,4 +83,37 @@ func TestNATClasses(t *testing.T) {
 			})
 		})
 	}
+	if text := lifetime(); !seconds(text, 5, 12) {
+		t.Errorf("mappings of a NAT that forgets after 10 s live for %q", text)
+	}
+}
+
+// lifetime begins to measure how long mappings live; wait returns what
+// `meshd nat --lifetime` says.
+func (h *host) lifetime(limit time.Duration) (wait func() string) {
+	h.w.Helper()
+	type result struct {
+		out string
+		err error
+	}
+	begin, ctx, done := time.Now(), h.w.within(limit), make(chan result, 1)
+	go func() {
+		out, err := h.Command(ctx, "nat", "--json", "--lifetime")
+		done <- result{out, err}
+	}()
+	return func() string {
+		h.w.Helper()
+		x := <-done
+		h.w.must(x.err)
+		var r natReport
+		h.w.must(json.Unmarshal([]byte(x.out), &r))
+		h.w.Logf("mappings live for %s, known after %v at most", r.Lifetime, time.Since(begin).Round(time.Millisecond))
+		return r.Lifetime
+	}
+}
+
+// seconds reports whether a text is a duration within bounds.
+func seconds(text string, least, most float64) bool {
+	d, err := time.ParseDuration(text)
+	return err == nil && d.Seconds() >= least && d.Seconds() <= most
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -103,6 +104,9 @@ func (h *host) why(ctx context.Context, of *host) (w whyAnswer, text string, err
 
 // cell runs two hosts at two kinds of sites beside a public one.
 func cell(t *testing.T, a, b string) cellResult {
+	measuring <- struct{}{}
+	measured := sync.OnceFunc(func() { <-measuring })
+	defer measured()
 	w := newNATWorld(t)
 	ha, _ := w.behind("a", natConfig(a))
 	hb, _ := w.behind("b", natConfig(b))
@@ -150,7 +154,6 @@ func cell(t *testing.T, a, b string) cellResult {
 		})
 		time.Sleep(time.Second) // what is lost or doubled by the move shows
 	}
-	hold(w.world, ha, hb, r.Path)
 	stats := ping.Stop(5 * time.Second)
 	r.FloodsLost, r.FloodsTwice = floods.end()
 	r.Lost = max(0, stats.Lost()-before.Lost())
@@ -168,22 +171,77 @@ func cell(t *testing.T, a, b string) cellResult {
 	if !strings.HasPrefix(text, want) {
 		w.Errorf("why says %q, not %s", r.Why, want)
 	}
+	measured()
+	if d := holdTime(t); d > 0 && !w.Failed() {
+		hold(w.world, d, boxes[0], boxes[1], r.Path)
+	}
 	return r
 }
 
-// hold watches the path for MESHD_NATHOLD, 5m for example: it may not change.
-func hold(w *world, a, b *host, path string) {
-	w.Helper()
+// measuring are the cells that come up and are measured at a time: as many as there are
+// processors. With MESHD_NATHOLD further ones are held meanwhile, as `-parallel` allows.
+var measuring = make(chan struct{}, runtime.GOMAXPROCS(0))
+
+// holdEvery is the time between two looks, and two pings, while a cell is held.
+const holdEvery = time.Second
+
+// holdTime is MESHD_NATHOLD, 5m for example; 0: cells are not held.
+func holdTime(t *testing.T) time.Duration {
+	t.Helper()
 	d, err := time.ParseDuration(cmp.Or(os.Getenv("MESHD_NATHOLD"), "0s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// hold watches a cell under light traffic for d: frames go on the same way all the time.
+// A better pair may take over once.
+func hold(w *world, d time.Duration, from, to *box, path string) {
+	w.Helper()
+	ping, err := from.Ping(to.addr(), lab.PingConfig{Interval: holdEvery})
 	w.must(err)
-	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
-		for _, x := range []struct{ from, to *host }{{a, b}, {b, a}} {
-			answer, text, err := x.from.why(w.within(patience), x.to)
-			w.must(err)
-			if answer.Path != path {
-				w.Fatalf("%s to %s was %s and is %s: %s", x.from.NickName, x.to.NickName, path, answer.Path, text)
-			}
+	ends := []*held{{at: from.host, to: to.host}, {at: to.host, to: from.host}}
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(holdEvery) {
+		for _, x := range ends {
+			x.look(w, path)
 		}
+	}
+	if s := ping.Stop(5 * time.Second); s.Lost()+s.Duplicates > 0 {
+		w.Errorf("held for %v: %v", d, s)
+	}
+	for _, x := range ends {
+		w.Logf("%s to %s in %v: %s", x.at.NickName, x.to.NickName, d, strings.Join(x.pairs, ", then "))
+		if len(x.pairs) > 2 {
+			w.Errorf("the pair of %s and %s changes again and again", x.at.NickName, x.to.NickName)
+		}
+	}
+}
+
+// held is one end of a cell that is held.
+type held struct {
+	at, to *host
+	pairs  []string // transport and address to the next hop, each time they changed
+}
+
+// look notes how frames go now, and ends the test where that is not by path.
+func (x *held) look(w *world, path string) {
+	w.Helper()
+	r, err := x.at.Report(w.within(patience))
+	w.must(err)
+	via := r.Via(x.to.Name)
+	if (via == x.to.Name) != (path == "direct") || via == "" {
+		w.Fatalf("%s to %s was %s and goes via %q", x.at.NickName, x.to.NickName, path, via)
+	}
+	c, _ := r.Active(via)
+	pair := c.Transport
+	for _, p := range c.Paths {
+		if p.Active {
+			pair += " " + p.Address
+		}
+	}
+	if n := len(x.pairs); n == 0 || x.pairs[n-1] != pair {
+		x.pairs = append(x.pairs, pair)
 	}
 }
 

@@ -99,6 +99,54 @@ func TestRoaming(t *testing.T) {
 	w.direct(a, b)
 }
 
+// betterTime is how long it may take to move to a pair that has become better: a
+// comparison soon after the change, and two more to be sure.
+const betterTime = 60 * time.Second
+
+// TestIPv6Appears: two hosts behind NATs meet over IPv4, and then the one gets IPv6, as the
+// other one has it. Frames move there, and none is lost.
+func TestIPv6Appears(t *testing.T) {
+	once(t)
+	t.Parallel()
+	w := newNATWorld(t)
+	dual := lab.SiteConfig{NAT: lab.NATPortRestricted, IPv6: lab.FirewalledIPv6}
+	a, site := w.behind("a", dual)
+	b, _ := w.behind("b", dual)
+	v6 := netip.PrefixFrom(site.Host().IPv6, 64)
+	gateway := v6.Masked().Addr().Next()
+	w.must(a.Host.DelAddress("eth0", v6))
+	w.public.up()
+	a.start(w.target)
+	b.start(w.target)
+	w.joined(w.public, a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	w.direct(a, b)
+	over := func(is6 bool) error {
+		for _, x := range [][2]*host{{a, b}, {b, a}} {
+			c, _ := x[0].report().Active(x[1].Name)
+			for _, p := range c.Paths {
+				if at, err := netip.ParseAddrPort(p.Address); p.Active && (err != nil || at.Addr().Is6() != is6) {
+					return fmt.Errorf("%s goes to %s over %s %s", x[0].NickName, x[1].NickName, p.Transport, p.Address)
+				}
+			}
+		}
+		return nil
+	}
+	w.must(over(false))
+	ping := boxes[0].pings(boxes[1])
+	w.must(a.Host.AddAddress("eth0", v6))
+	w.must(a.Host.AddRoute(netip.PrefixFrom(netip.IPv6Unspecified(), 0), gateway, "eth0"))
+	begin := time.Now()
+	w.must(lab.Poll(w.within(betterTime), time.Second, func() error { return over(true) }))
+	t.Logf("moved after %v", time.Since(begin))
+	ping.more(100)
+	if s := ping.end(); s.Lost()+s.Duplicates > 0 {
+		t.Errorf("%v", s)
+	}
+	w.must(over(true))
+}
+
 // back checks that answers come again soon.
 func (w *world) back(a, b *box) {
 	w.Helper()

@@ -35,6 +35,7 @@ type Peer struct {
 	Dialled  bool           // its control connection was dialled over TCP: it can be reached
 	Addr     netip.AddrPort // the other end of its session; invalid: unknown
 	Data     netip.AddrPort // of its data socket, over a path that works; invalid: unknown
+	Pair     netip.AddrPort // of its data socket, that native datagrams use now; invalid: none do
 	Sees     netip.Addr     // where it sees our control connection from, as it says; invalid: unknown
 }
 
@@ -79,7 +80,10 @@ type Config struct {
 	// address; Meet makes a session there.
 	Found func(peer frame.PeerName, at netip.AddrPort)
 	Meet  func(ctx context.Context, peer frame.PeerName, at netip.AddrPort) error
-	Log   *slog.Logger
+	// Move makes native datagrams go to another address of the peer, where checks were
+	// just answered: the peer will follow. nil: pairs in use are not compared.
+	Move func(peer frame.PeerName, at netip.AddrPort)
+	Log  *slog.Logger
 }
 
 // Counts are how many STUN messages and signals were of no use, and why.
@@ -109,6 +113,7 @@ type Agent struct {
 	checks    map[string]*check // by user name
 	peers     map[frame.PeerName]*peer
 	behaviour [2]Behaviour             // of IPv4 and IPv6
+	filter    [2]filterPlan            // of either
 	surveying chan struct{}            // closed when the survey under way is over; nil: none is
 	silent    map[netip.Addr]time.Time // other addresses of servers that did not answer
 }

@@ -48,10 +48,12 @@ type check struct {
 // pair is our data socket and one address of the peer.
 type pair struct {
 	Candidate
-	rtt    time.Duration // of the fastest check that was answered
-	works  bool
-	sent   int
-	nextAt time.Time
+	rtt     time.Duration // of the fastest check that was answered
+	slowest time.Duration // of them all
+	works   bool
+	answers int
+	sent    int
+	nextAt  time.Time
 }
 
 func (a *Agent) newCheck(user string, key []byte, lead bool, remote []Candidate) *check {
@@ -93,8 +95,11 @@ func (c *check) findLocked(at netip.AddrPort) *pair {
 func (c *check) answered(at netip.AddrPort, rtt time.Duration) {
 	c.a.budget.answered(at)
 	c.mu.Lock()
-	if p := c.findLocked(at); p != nil && (!p.works || rtt < p.rtt) {
-		p.works, p.rtt = true, rtt
+	if p := c.findLocked(at); p != nil {
+		if p.answers++; !p.works || rtt < p.rtt {
+			p.works, p.rtt = true, rtt
+		}
+		p.slowest = max(p.slowest, rtt)
 	}
 	c.mu.Unlock()
 	c.tell()
@@ -189,11 +194,7 @@ func (p *pair) better(than *pair) bool {
 	if d := p.rtt - than.rtt; max(d, -d) > max(than.rtt/10, 2*time.Millisecond) {
 		return d < 0
 	}
-	a, b := p.Addr.Addr(), than.Addr.Addr()
-	if a.IsPrivate() != b.IsPrivate() {
-		return a.IsPrivate()
-	}
-	return a.Is6() && b.Is4()
+	return preferred(p.Addr.Addr(), than.Addr.Addr())
 }
 
 // sendDue sends the checks that are due, paced, and returns when the next one is.

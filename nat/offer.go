@@ -16,15 +16,6 @@ import (
 	"time"
 )
 
-// A round, led by the peer with the lower name, over signalling:
-//
-//	leader ── offer: round, candidates ──► follower     request
-//	leader ◄── offer: its candidates ───── follower     its reply
-//	leader ── go ────────────────────────► follower     notice, twice
-//
-// The leader waits for half the round-trip time after go, so that both begin to check
-// at the same time. A follower that lacks a way and hears nothing sends want.
-
 // maxOffer is how long an offer may be in bytes.
 const maxOffer = 4096
 
@@ -51,6 +42,8 @@ type signal struct {
 	Candidates []Candidate `json:"candidates,omitempty"`
 	NAT4       Brief       `json:"nat4"`
 	NAT6       Brief       `json:"nat6"`
+	// Compare: there is a pair, and the round is to see whether another one is better.
+	Compare bool `json:"compare,omitempty"`
 	// Took is how long the follower took to reply, in microseconds: no part of the
 	// round-trip time.
 	Took int64 `json:"took_us,omitempty"`
@@ -64,6 +57,18 @@ type Brief struct {
 }
 
 func (b Behaviour) brief() Brief { return Brief{b.Mapping, b.Filtering, b.Blocked} }
+
+// known is b with words that we do not know replaced: it is shown to people, and any
+// text, of any length, could come.
+func (b Brief) known() Brief {
+	if b.Mapping != "" && !slices.Contains(mappings, b.Mapping) {
+		b.Mapping = UnknownMapping
+	}
+	if b.Filtering != "" && !slices.Contains(filterings, b.Filtering) {
+		b.Filtering = UnknownFiltering
+	}
+	return b
+}
 
 // hard is Behaviour.Hard.
 func (b Brief) hard() bool { return Behaviour{Mapping: b.Mapping}.Hard() }
@@ -80,6 +85,7 @@ func parseSignal(b []byte) (s signal, err error) {
 	if raw, err := hex.DecodeString(s.Round); err != nil || len(raw) != 16 && s.Verb != verbWant {
 		return s, errSignal
 	}
+	s.NAT4, s.NAT6 = s.NAT4.known(), s.NAT6.known()
 	return s, nil
 }
 
@@ -92,8 +98,12 @@ func roundKey(secret [32]byte, round string) []byte {
 }
 
 // offer gathers what we tell a peer.
-func (a *Agent) offer(ctx context.Context, round string) signal {
-	v4, v6 := a.resurvey(ctx, surveyAge)
+func (a *Agent) offer(ctx context.Context, round string, compare bool) signal {
+	age := surveyAge
+	if compare {
+		age = compareSurvey
+	}
+	v4, v6 := a.resurvey(ctx, age)
 	candidates := a.more()
 	for _, ip := range a.cfg.Addresses() {
 		candidates = append(candidates, Candidate{Host, netip.AddrPortFrom(ip, a.cfg.Port)})
@@ -113,7 +123,7 @@ func (a *Agent) offer(ctx context.Context, round string) signal {
 		is4 := c.Addr.Addr().Unmap().Is4()
 		return is4 && !have4 || !is4 && !have6
 	})
-	return signal{Verb: verbOffer, Round: round, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
+	return signal{Verb: verbOffer, Round: round, Compare: compare, Candidates: merge(a.cfg.Refuse, candidates...), NAT4: v4.brief(), NAT6: v6.brief()}
 }
 
 // observed are the addresses at which neighbours say that they see us, stock routers
@@ -178,10 +188,13 @@ func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behavio
 		four, six := a.surveyAll(ctx)
 		a.mu.Lock()
 		for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
-			if was := a.behaviour[i]; slices.Equal(was.Mapped, b.Mapped) && was.Filtering != "" {
+			was, f := a.behaviour[i], &a.filter[i]
+			f.surveyed(was, *b, b.At)
+			if sameNAT(was, *b) && was.Filtering != "" {
 				b.Filtering, b.Hairpin = was.Filtering, was.Hairpin
 			}
 		}
+		a.rouse()
 		a.behaviour = [2]Behaviour{four, six}
 		a.surveying = nil
 		a.mu.Unlock()
@@ -216,9 +229,17 @@ func (a *Agent) Survey(ctx context.Context) (v4, v6 Behaviour, candidates []Cand
 	}
 	wg.Wait()
 	a.mu.Lock()
-	a.behaviour = [2]Behaviour{v4, v6}
+	for i, b := range []*Behaviour{&v4, &v6} {
+		if was := a.behaviour[i]; sameNAT(was, *b) { // it may have been measured meanwhile
+			b.Filtering = was.Filtering.sharpened(b.Filtering)
+		}
+		if b.Filtering != UnknownFiltering {
+			a.filter[i] = filterPlan{}
+		}
+		a.behaviour[i] = *b
+	}
 	a.mu.Unlock()
-	return v4, v6, a.offer(ctx, "").Candidates
+	return v4, v6, a.offer(ctx, "", false).Candidates
 }
 
 // Behaviours is what is known of the NATs before us, for IPv4 and IPv6.

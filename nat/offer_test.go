@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -25,5 +26,24 @@ func TestKindsOfOffersAreKnown(t *testing.T) {
 	}
 	if n := a.Counts().Refused; n != 0 {
 		t.Errorf("%d refused", n)
+	}
+}
+
+// So may it for what its NATs do.
+func TestNATsOfOffersAreKnown(t *testing.T) {
+	const round = "00112233445566778899aabbccddeeff"
+	for _, tt := range []struct{ got, want Brief }{
+		{Brief{}, Brief{}},
+		{Brief{AddressPortDependent, OpenOrAddressFiltering, true}, Brief{AddressPortDependent, OpenOrAddressFiltering, true}},
+		{Brief{"\x1b[2J", "\x1b]0;x\a", false}, Brief{UnknownMapping, UnknownFiltering, false}},
+		{Brief{Mapping(strings.Repeat("x", 1000)), "easy", true}, Brief{UnknownMapping, UnknownFiltering, true}},
+	} {
+		b, err := json.Marshal(signal{Verb: verbOffer, Round: round, NAT4: tt.got, NAT6: tt.got})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, err := parseSignal(b); err != nil || s.NAT4 != tt.want || s.NAT6 != tt.want {
+			t.Errorf("of %+v: %+v and %+v, %v; want %+v", tt.got, s.NAT4, s.NAT6, err, tt.want)
+		}
 	}
 }

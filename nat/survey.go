@@ -63,6 +63,11 @@ const (
 	UnknownFiltering               = Filtering("unknown")
 )
 
+var (
+	mappings   = []Mapping{NoNAT, EndpointIndependent, AddressDependent, AddressPortDependent, DestinationDependent, UnknownMapping}
+	filterings = []Filtering{OpenFiltering, AddressFiltering, AddressPortFiltering, OpenOrAddressFiltering, UnknownFiltering}
+)
+
 // Behaviour is what is known of the NATs before us, for one address family.
 type Behaviour struct {
 	Mapping   Mapping          `json:"mapping"`

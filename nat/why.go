@@ -2,8 +2,12 @@ package nat
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
+
+	"meshd/internal/frame"
 )
 
 // announceTime is how long a peer may need to announce itself.
@@ -11,6 +15,32 @@ const announceTime = 5 * time.Second
 
 // foundTime is how long it may take until frames go where checks came through.
 const foundTime = 5 * time.Second
+
+// Status is what is known of the ways to one peer.
+type Status struct {
+	Known  bool           // it has announced itself
+	Leads  bool           // we do
+	Tries  []Try          // the last ones, newest last
+	Pair   netip.AddrPort // that worked last
+	Next   time.Time      // of the next round, where we lead; zero: none is needed
+	Active bool           // a round is under way
+	Since  time.Time      // when the direct way was lost, or the peer found; zero: there is one
+}
+
+// Status reads it.
+func (a *Agent) Status(name frame.PeerName) Status {
+	_, known := a.cfg.Find(name)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := Status{Known: known, Leads: a.cfg.Self < name}
+	if p := a.peers[name]; p != nil {
+		s.Tries, s.Pair, s.Active, s.Since = slices.Clone(p.tries), p.pair, p.running, p.lacking
+		if p.needs() && s.Leads {
+			s.Next = p.nextAt
+		}
+	}
+	return s
+}
 
 // Reasons says in sentences why there is no direct way to a peer whose Status this
 // is, and what would help; who is the peer's name for people. ours are our behaviours
@@ -38,7 +68,8 @@ func (s Status) Reasons(who string, ours [2]Behaviour) (reasons []string, remedy
 		return []string{"UDP seems not to pass at " + who + ": no STUN server answered it"},
 			"allow UDP from port 6785 to the outside there"
 	default:
-		return append(natReasons(who, ours[0].brief(), last.Theirs[0]), s.tries(last)), fmt.Sprintf(open, 6785)
+		reasons := append(natReasons(who, ours[0].brief(), last.Theirs[0]), s.tries(last))
+		return append(reasons, measured(who, ours[0].brief(), last.Theirs[0])...), fmt.Sprintf(open, 6785)
 	}
 }
 
@@ -65,11 +96,37 @@ func natReasons(who string, ours, theirs Brief) []string {
 	case ours.hard() && theirs.hard():
 		return []string{"both NATs choose a new port per destination"}
 	case ours.hard():
-		return []string{fmt.Sprintf("the NAT of this host %s, and that of %s lets in only ports it has sent to", perDestination, who)}
+		return []string{fmt.Sprintf("the NAT of this host %s, and %s", perDestination, theirs.strict("that of "+who))}
 	case theirs.hard():
-		return []string{fmt.Sprintf("the NAT of %s %s, and that of this host lets in only ports it has sent to", who, perDestination)}
+		return []string{fmt.Sprintf("the NAT of %s %s, and %s", who, perDestination, ours.strict("that of this host"))}
 	}
 	return []string{"a firewall or NAT between them drops the datagrams of both"}
+}
+
+// strict says what a NAT does to an address whose port it could not be told. Unless it was
+// measured to let that in, it is the one that does not.
+func (b Brief) strict(which string) string {
+	if b.Filtering == OpenFiltering || b.Filtering == AddressFiltering {
+		return "a firewall between them drops what " + which + " would let in"
+	}
+	return which + " lets in only ports it has sent to"
+}
+
+// measured says what is known of both NATs in the words of RFC 4787; nothing where not all
+// of it is.
+func measured(who string, ours, theirs Brief) []string {
+	for _, b := range []Brief{ours, theirs} {
+		if b.unknown() || b.Filtering == "" || b.Filtering == UnknownFiltering {
+			return nil
+		}
+	}
+	say := func(b Brief) string {
+		if b.Mapping == NoNAT {
+			return fmt.Sprintf("no NAT, %s filtering", b.Filtering)
+		}
+		return fmt.Sprintf("%s mapping, %s filtering", b.Mapping, b.Filtering)
+	}
+	return []string{fmt.Sprintf("measured here: %s; at %s: %s", say(ours), who, say(theirs))}
 }
 
 // tries says what was tried.

@@ -39,6 +39,7 @@ func TestReasons(t *testing.T) {
 		{"both symmetric", tried(hard), hard, "both NATs choose a new port per destination", "opening UDP 6785 on one side"},
 		{"ours symmetric", tried(easy), hard, "the NAT of this host chooses a new port per destination", "NAT-PMP"},
 		{"theirs symmetric", tried(hard), easy, "the NAT of y chooses a new port per destination", "NAT-PMP"},
+		{"ours symmetric, theirs open", tried(Behaviour{Mapping: EndpointIndependent, Filtering: OpenFiltering}), hard, "a firewall between them drops what that of y would let in", "NAT-PMP"},
 		{"firewall", tried(easy), easy, "a firewall or NAT between them", "opening UDP 6785"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

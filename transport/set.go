@@ -135,8 +135,28 @@ func (s *Set) open(link *Link, o order, sess Session, index int, name string, co
 // Hint tells all paths to a neighbour that can use it, those with a method
 // Hint(netip.AddrPort), where its data socket was just reached from ours.
 func (s *Set) Hint(peer frame.PeerName, at netip.AddrPort) {
-	var paths []Path
+	for _, p := range s.pathsTo(peer) {
+		if h, ok := p.(interface{ Hint(netip.AddrPort) }); ok {
+			h.Hint(at)
+		}
+	}
+}
+
+// Move makes all paths to a neighbour that can, those with a method
+// Move(netip.AddrPort), send to another address of its data socket, where it was just
+// reached from ours and frames do better.
+func (s *Set) Move(peer frame.PeerName, at netip.AddrPort) {
+	for _, p := range s.pathsTo(peer) {
+		if m, ok := p.(interface{ Move(netip.AddrPort) }); ok {
+			m.Move(at)
+		}
+	}
+}
+
+// pathsTo are the paths to all incarnations of a neighbour.
+func (s *Set) pathsTo(peer frame.PeerName) (paths []Path) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, l := range s.links {
 		if l.peer.Name != peer {
 			continue
@@ -151,12 +171,7 @@ func (s *Set) Hint(peer frame.PeerName, at netip.AddrPort) {
 		}
 		l.mu.Unlock()
 	}
-	s.mu.Unlock()
-	for _, p := range paths {
-		if h, ok := p.(interface{ Hint(netip.AddrPort) }); ok {
-			h.Hint(at)
-		}
-	}
+	return paths
 }
 
 // Hurry makes all paths that rest find out at once whether they work, because the

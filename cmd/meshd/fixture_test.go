@@ -166,6 +166,9 @@ func relayedReport() Report {
 		m.Peers = append(m.Peers, control.PeerSnapshot{Name: testName(n), NickName: fmt.Sprintf("weave0%d", n), UID: 11 * uint64(n), Version: 1})
 		m.Unicast = append(m.Unicast, control.UnicastRoute{Dest: testName(n), Via: testName(2)})
 	}
+	m.Connections = append(m.Connections, control.ConnectionSnapshot{
+		Address: "203.0.113.18:6783", Outbound: true, State: control.StateFailed, Err: "i/o timeout", NextTry: now.Add(20 * time.Second), For: testName(4),
+	})
 	at := func(kind nat.CandidateKind, addr string) nat.Candidate {
 		return nat.Candidate{Kind: kind, Addr: netip.MustParseAddrPort(addr)}
 	}

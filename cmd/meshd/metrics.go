@@ -56,6 +56,7 @@ var (
 	descPortBytes     = describe("meshd_port_bytes_total", "Bytes of frames read from the bridge and written to it.", "device", "bridge", "direction")
 	descStrayDrops    = describe("meshd_stray_drops_total", "Datagrams dropped before it was known which path they belong to.", "reason")
 	descSTUN          = describe("meshd_stun_messages_total", "STUN messages, by what came of them: answered, or of no use; withheld: not sent.", "result")
+	descNameClaims    = describe("meshd_name_claims_refused_total", "What another host, or a former run of it, claimed under the name of a neighbour, and was refused.")
 	descSignals       = describe("meshd_signals_refused_total", "Signals of other peers that were of no use, by why.", "reason")
 	descFwdFrames     = describe("meshd_forwarder_frames_total", "Frames through the forwarder.", "way")
 	descFwdBytes      = describe("meshd_forwarder_bytes_total", "Bytes through the forwarder.", "way")
@@ -82,7 +83,7 @@ var (
 	descDrops             = describe("meshd_path_drops_total", "Frames and datagrams dropped on the path.", dropLabels...)
 
 	allDescs = []*prometheus.Desc{
-		descWeaveConnections, descWeaveTerminations,
+		descWeaveConnections, descWeaveTerminations, descNameClaims,
 		descInfo, descPeers, descReachable, descByPath, descTargets, descProblems, descMACs, descMACEvents,
 		descPortJoined, descPortMTU, descPortOffload, descSocketOffload, descPortRepair, descPortDrops, descPortFrames, descPortBytes, descStrayDrops, descSTUN, descSignals, descFwdFrames, descFwdBytes, descFwdDrops,
 		descNeighbour, descSessions, descSwitches, descControlRTT, descPathUp, descPathActive, descPathRank, descPathEncrypted, descPathAuthenticated, descPathMTU, descPathRTT, descPathMinRTT, descPathHandshakes, descPathRekeys, descPathLoss,
@@ -147,6 +148,7 @@ func (m emitter) weave(s *Status) {
 		m.gauge(descWeaveConnections, float64(n), k.state, k.kind, k.encryption)
 	}
 	m.counter(descWeaveTerminations, s.Terminations)
+	m.counter(descNameClaims, s.NameClaims)
 }
 
 func (m emitter) mesh(s *Status) {

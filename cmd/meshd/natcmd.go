@@ -48,6 +48,9 @@ func (d *daemon) NAT(ctx context.Context) (NATReport, error) {
 		return NATReport{}, errNoTraversal
 	}
 	r := NATReport{Daemon: true, DoubleNAT: nat.Unknown}
+	if t.mapper != nil { // the answer may come too late for this report
+		t.mapper.Again()
+	}
 	r.IPv4, r.IPv6, r.Candidates = t.agent.Survey(ctx)
 	if t.mapper == nil {
 		r.Mapping = "off by nat.port_mapping"
@@ -103,10 +106,11 @@ can be reached from inside (hairpin), and at which addresses peers are told to l
 us, with the answer of each STUN server. double NAT says whether the gateway, where it
 spoke NAT-PMP or UPnP, is behind another NAT.
 
-The running daemon is asked, which looks from its own socket and asks its neighbours
-and nat.stun_servers. Without one, or with --server, a socket of this command asks the
-servers given. Where neighbours do not suffice one server does, if it has a second address
-(RFC 5780, coturn for example); filtering is measured from another socket then.`,
+The running daemon is asked, which looks from its own socket and asks its neighbours,
+nat.stun_servers, and the gateway for its port mapping. Without a daemon, or with
+--server, a socket of this command asks the servers given. Where neighbours do not
+suffice one server does, if it has a second address (RFC 5780, coturn for example);
+filtering is measured from another socket then.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			r, err := natReport(cmd.Context(), connect(), servers)
@@ -200,9 +204,16 @@ func freshAgent(refuse func(netip.Addr) string) func(context.Context) (*nat.Agen
 	}
 }
 
+// errNoServers says that there is nobody to measure lifetimes with.
+var errNoServers = errors.New("lifetime of mappings: no STUN server answered: it takes a meshd peer that can be reached")
+
 // lifetime measures how long mappings live, with the first server that answers to
 // sockets that it does not know.
 func lifetime(ctx context.Context, r NATReport, progress io.Writer) (text string, err error) {
+	answers := slices.DeleteFunc(slices.Concat(r.IPv4.Answers, r.IPv6.Answers), func(x nat.Answer) bool { return x.Err != "" })
+	if len(answers) == 0 {
+		return "", errNoServers
+	}
 	a, endA, err := lone(ctx, nil, nil)
 	if err != nil {
 		return "", err
@@ -213,7 +224,7 @@ func lifetime(ctx context.Context, r NATReport, progress io.Writer) (text string
 		return "", err
 	}
 	defer func() { err = errors.Join(err, endB()) }()
-	for _, x := range slices.Concat(r.IPv4.Answers, r.IPv6.Answers) {
+	for _, x := range answers {
 		d, most, err := nat.Lifetime(ctx, a.agent, b.agent, x.Addr, func(d time.Duration, lived bool) {
 			word := "gone"
 			if lived {

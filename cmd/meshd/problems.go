@@ -146,12 +146,17 @@ func leadsTo(t *Target, c *Connection) bool {
 	return t.Target == c.Address || t.Target == hostOf(c.Address)
 }
 
-// attempts reports the addresses that other peers know and we do not reach.
+// attempts reports the addresses that other peers know and we do not reach. Of a peer that
+// is reached directly at another one it is no problem; and why one is relayed to which a
+// direct way is looked for is for relayed to say, and for `meshd why`.
 func (f *findings) attempts(s *Status) {
 	var texts []string
 	for i := range s.Connections {
 		c := &s.Connections[i]
 		if c.live() || c.Error == "" || ourself(c) || configured(s, c) {
+			continue
+		}
+		if w := s.wayOf(c.For); w != nil && (w.Path == pathDirect || w.Path == pathRelayed && w.Since != nil) {
 			continue
 		}
 		texts = append(texts, c.Address+": "+c.Error+", "+nextTry(c, s.Now))
@@ -177,6 +182,7 @@ func (f *findings) neighbours(s *Status) {
 			continue
 		}
 		who := c.Name + "(" + c.NickName + ")"
+		f.rival(c, who)
 		p := c.activePath()
 		switch {
 		case p == nil:
@@ -197,8 +203,24 @@ func (f *findings) neighbours(s *Status) {
 	}
 }
 
-// fallback reports the transports before that of p, which carries the frames, that
-// do not work between us and c. What an end leaves out, or an operator has chosen by
+// rival reports another host that claims a neighbour's name.
+func (f *findings) rival(c *Connection, who string) {
+	if c.Rival == nil {
+		return
+	}
+	var where []string
+	if c.Rival.Address != "" {
+		where = append(where, "connects from "+c.Rival.Address)
+	}
+	if c.Rival.Via != "" {
+		where = append(where, "is known to "+c.Rival.Via)
+	}
+	f.add(Warning, "name-claimed", "two hosts have the peer name of %s: it, at %s, and %s, which %s and is refused; give one of them another `name`",
+		who, c.Address, orUnknown(c.Rival.NickName), strings.Join(where, " and "))
+}
+
+// fallback reports in one finding the transports before that of p, which carries the
+// frames, that do not work between us and c. What an end leaves out, or an operator has chosen by
 // hand, is no fallback.
 func (f *findings) fallback(c *Connection, p *Path, who string) {
 	if p.Pinned {
@@ -206,25 +228,73 @@ func (f *findings) fallback(c *Connection, p *Path, who string) {
 		return
 	}
 	f.pinDown(c, p, who)
+	var broken []*Path
 	for i := range c.Paths {
 		better := &c.Paths[i]
 		if better.Transport == p.Transport {
-			return
+			break
 		}
-		if better.Up || better.Why == "" || better.Unused || better.Pinned {
-			continue
+		if !better.Up && better.Why != "" && !better.Unused && !better.Pinned {
+			broken = append(broken, better)
 		}
-		worse := ""
-		if better.Encrypted && !p.Encrypted {
-			worse = ", not encrypted"
-		}
-		at := better.Address
-		if at == "" {
-			at = "its address"
-		}
-		f.add(Warning, "fallback", "%s to %s does not work: %s; frames go over %s%s; let %s between us and %s pass in both directions",
-			better.Transport, who, better.Why, p.Transport, worse, protocolOf(better.Transport), at)
 	}
+	if len(broken) == 0 {
+		return
+	}
+	worse := ""
+	if !p.Encrypted && slices.ContainsFunc(broken, func(b *Path) bool { return b.Encrypted }) {
+		worse = ", not encrypted"
+	}
+	f.add(Warning, "fallback", "%s; frames go over %s%s; let %s pass in both directions",
+		brokenWords(broken, who), p.Transport, worse, passWords(broken))
+}
+
+// brokenWords say which transports to a neighbour do not work, and why: once where the
+// reason is the same.
+func brokenWords(broken []*Path, who string) string {
+	alike := !slices.ContainsFunc(broken, func(b *Path) bool { return b.Why != broken[0].Why })
+	names := each(broken, func(b *Path) string {
+		if alike {
+			return b.Transport
+		}
+		return b.Transport + " (" + b.Why + ")"
+	})
+	text := fmt.Sprintf("%s to %s %s not work", sentenceList(names), who, doVerb(len(broken)))
+	if alike {
+		text += ": " + broken[0].Why
+	}
+	return text
+}
+
+// passWords say what a firewall has to let pass for transports: "UDP between us and
+// 10.0.0.2:6785".
+func passWords(broken []*Path) string {
+	var protocols []string
+	at := map[string][]string{} // by protocol
+	for _, b := range broken {
+		protocol, address := protocolOf(b.Transport), b.Address
+		if address == "" {
+			address = "its address"
+		}
+		if at[protocol] == nil {
+			protocols = append(protocols, protocol)
+		}
+		if !slices.Contains(at[protocol], address) {
+			at[protocol] = append(at[protocol], address)
+		}
+	}
+	return sentenceList(each(protocols, func(protocol string) string {
+		return protocol + " between us and " + sentenceList(at[protocol])
+	}))
+}
+
+// sentenceList says "a", "a and b", "a, b and c".
+func sentenceList(list []string) string {
+	last := len(list) - 1
+	if last < 1 {
+		return strings.Join(list, "")
+	}
+	return strings.Join(list[:last], ", ") + " and " + list[last]
 }
 
 // protocolOf is what a firewall has to let pass for a transport.

@@ -119,6 +119,20 @@ func TestProblems(t *testing.T) {
 			},
 			Warning, "fallback", "punch to 02:00:00:00:00:02(weave02) does not work: our datagrams do not reach the neighbour; " +
 				"frames go over sleeve, not encrypted; let UDP between us and 10.0.0.2:6785 pass in both directions"},
+		{"tcp carries, all others fail alike",
+			func(r *Report) { onTCP(r, "no answer", "no answer", "no answer") },
+			Warning, "fallback", "punch, quic and sleeve to 02:00:00:00:00:02(weave02) do not work: no answer; " +
+				"frames go over tcp; let UDP between us and 10.0.0.2:6785 and 10.0.0.2:6783 pass in both directions"},
+		{"tcp carries, others fail in their own ways",
+			func(r *Report) { onTCP(r, "no answer", "handshake timed out", "") },
+			Warning, "fallback", "punch (no answer) and quic (handshake timed out) to 02:00:00:00:00:02(weave02) do not work; " +
+				"frames go over tcp; let UDP between us and 10.0.0.2:6785 pass in both directions"},
+		{"another host of a neighbour's name",
+			func(r *Report) {
+				r.Mesh.Connections[0].Rival = &control.Rival{NickName: "twin\x1b", Via: "weave03", Addr: netip.MustParseAddrPort("203.0.113.34:42352")}
+			},
+			Warning, "name-claimed", "two hosts have the peer name of 02:00:00:00:00:02(weave02): it, at 10.142.130.17:6783, and twin\uFFFD, " +
+				"which connects from 203.0.113.34:42352 and is known to weave03 and is refused; give one of them another `name`"},
 		{"wide port",
 			func(r *Report) { r.Port.Wide = []tap.WidePort{{Name: "vc1", MTU: 1500}} },
 			Warning, "wide-port", "vc1 on the bridge weave has MTU 1500, our port 1376: larger frames of the container behind it are lost"},
@@ -201,6 +215,47 @@ func TestNoProblems(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// onTCP makes frames to weave02 go over tcp, since punch, quic and sleeve do not work for
+// these reasons; empty: there is none.
+func onTCP(r *Report, whys ...string) {
+	c := &r.Mesh.Connections[0]
+	tcp := c.Paths[0]
+	tcp.Transport, tcp.State.Encrypted = "tcp", true
+	c.Paths = nil
+	for i, name := range []string{"punch", "quic", "sleeve"} {
+		p := tcp
+		p.Transport, p.Active, p.State.Up, p.State.Why = name, false, false, whys[i]
+		p.State.Addr = netip.MustParseAddrPort("10.0.0.2:6785")
+		if name == "sleeve" {
+			p.State.Addr = netip.MustParseAddrPort("10.0.0.2:6783")
+		}
+		c.Paths = append(c.Paths, p)
+	}
+	c.Paths = append(c.Paths, tcp)
+}
+
+// TestEachFactOnce: what keeps three transports from working is one fact, and so is that
+// a peer is relayed.
+func TestEachFactOnce(t *testing.T) {
+	r := relayedReport()
+	onTCP(&r, "no answer", "no answer", "no answer")
+	direct := r.Mesh.Connections[len(r.Mesh.Connections)-1]
+	direct.For = testName(2) // which is reached at another address
+	r.Mesh.Connections = append(r.Mesh.Connections, direct)
+	n := map[string]int{}
+	for _, p := range newStatus(r, now).Problems {
+		n[p.Code]++
+	}
+	if n["fallback"] != 1 || n["relayed"] != 1 || n["discovered-unreachable"] != 0 {
+		t.Errorf("problems %v, want one of fallback and one of relayed", n)
+	}
+	// Without a look for direct ways nothing else says that the peer is relayed.
+	r.Traversal = nil
+	if s := newStatus(r, now); !slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Code == "discovered-unreachable" }) {
+		t.Errorf("problems %+v", s.Problems)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"meshd/routing/control"
 	"meshd/routing/signal"
 	"meshd/transport"
+	"meshd/transport/punch"
 )
 
 // traversal is what finds direct ways to peers behind NATs:
@@ -38,6 +39,7 @@ type traversal struct {
 	servers   []string
 	ports     signal.Ports
 	discovery atomic.Bool
+	direct    map[frame.PeerName]bool // the peers with a direct way; watch's own
 	log       *slog.Logger
 }
 
@@ -104,7 +106,7 @@ func newTraversal(d traversalDeps) (*traversal, error) {
 			return nat.Known{UID: p.UID, Secret: p.Secret, Data: p.Ports.Data, Other: p.Ports.Other}, ok
 		},
 		Request: t.channel.Request, Notify: t.channel.Notify,
-		Found: d.set.Hint, Probe: probeFresh, Fresh: freshAgent(d.refuse),
+		Found: d.set.Hint, Move: d.set.Move, Probe: probeFresh, Fresh: freshAgent(d.refuse),
 		Meet: func(ctx context.Context, name frame.PeerName, at netip.AddrPort) error {
 			return d.mesh().Meet(ctx, name, at)
 		},
@@ -145,11 +147,40 @@ func (t *traversal) watch(views []control.PeerView) {
 					break
 				}
 			}
+			for _, path := range v.Paths { // not while it rests: nobody gains by a better one
+				if path.Transport == punch.Name && path.Active && path.State.Up && !path.State.Unproven {
+					p.Pair = path.State.Addr
+				}
+			}
 			peers = append(peers, p)
 		}
 	}
 	t.channel.Members(now, uids)
 	t.agent.Look(now, peers)
+	t.doubt(peers)
+}
+
+// doubt asks the gateway whether it still has our mapping when a direct way is lost: one
+// that has just rebooted does not tell, and is asked only every minute.
+func (t *traversal) doubt(peers []nat.Peer) {
+	if t.mapper == nil {
+		return
+	}
+	direct := make(map[frame.PeerName]bool, len(t.direct))
+	for _, p := range peers {
+		if p.Direct {
+			direct[p.Name] = true
+			delete(t.direct, p.Name)
+		}
+	}
+	lost := len(t.direct) > 0
+	t.direct = direct
+	if !lost {
+		return
+	}
+	if m, _ := t.mapper.Current(); m.External.IsValid() {
+		t.mapper.Again()
+	}
 }
 
 // report reads what is known of the ways to peers.

@@ -35,6 +35,7 @@ type Status struct {
 	Targets        []Target        `json:"targets"`
 	Connections    []Connection    `json:"connections"`
 	Terminations   uint64          `json:"connections_terminated"`
+	NameClaims     uint64          `json:"name_claims_refused"`
 	Peers          []Peer          `json:"peers"`
 	Ways           []Way           `json:"ways"`
 	Routes         Routes          `json:"routes"`
@@ -87,9 +88,35 @@ type Connection struct {
 	SwitchReason string `json:"transport_switch_reason,omitempty"` // of the last one
 	Paths        []Path `json:"paths,omitempty"`
 
+	// Rival is another host that claims the neighbour's name.
+	Rival *Rival `json:"name_claimed_by,omitempty"`
+	// For is the peer that an attempt is for, where it is known.
+	For     string     `json:"for,omitempty"`
 	Error   string     `json:"error,omitempty"`
 	NextTry *time.Time `json:"next_try,omitempty"`
 	Never   bool       `json:"never_retried,omitempty"`
+}
+
+// Rival is another host that claims the peer name of a neighbour, and is refused.
+type Rival struct {
+	NickName string    `json:"nickname"`
+	UID      uint64    `json:"uid,string"`
+	Address  string    `json:"address,omitempty"` // where it connected from
+	Via      string    `json:"via,omitempty"`     // the neighbour that tells of it, by its nickname
+	First    time.Time `json:"first"`
+	Last     time.Time `json:"last"`
+}
+
+// newRival is the view of r; nil: there is none.
+func newRival(r *control.Rival) *Rival {
+	if r == nil {
+		return nil
+	}
+	v := &Rival{NickName: clean(r.NickName), UID: r.UID, Via: clean(r.Via), First: r.First, Last: r.Last}
+	if r.Addr.IsValid() {
+		v.Address = r.Addr.String()
+	}
+	return v
 }
 
 // Path is one way to a neighbour.
@@ -254,8 +281,8 @@ func newStatus(r Report, now time.Time) Status {
 		ConfigFile:     r.Config.File,
 		Targets:        each(m.Targets, newTarget),
 		Connections:    each(m.Connections, newConnection),
-		Terminations:   m.Terminations,
-		Peers:          newPeers(m),
+		Terminations:   m.Terminations, NameClaims: m.NameClaims,
+		Peers: newPeers(m),
 		Routes: Routes{
 			Unicast:   each(m.Unicast, newUnicastRoute),
 			Broadcast: each(m.Broadcast, newBroadcastRoute),
@@ -279,6 +306,9 @@ func newConnection(c control.ConnectionSnapshot) Connection {
 	v := Connection{Address: clean(c.Address), Carrier: c.Carrier, Outbound: c.Outbound, State: string(c.State)}
 	if !c.Name.Valid() {
 		v.Error, v.NextTry, v.Never = clean(c.Err), known(c.NextTry), c.Never
+		if c.For.Valid() {
+			v.For = c.For.String()
+		}
 		return v
 	}
 	v.Name, v.NickName, v.UID = c.Name.String(), clean(c.NickName), c.UID
@@ -289,6 +319,7 @@ func newConnection(c control.ConnectionSnapshot) Connection {
 	if c.Key != nil {
 		v.Key = c.Key.String()
 	}
+	v.Rival = newRival(c.Rival)
 	v.ControlRTT = milliseconds(c.TCPRTT)
 	v.Transport, v.MTU = c.Transport, known(c.MTU)
 	v.Switches, v.SwitchReason = c.Switches, clean(c.SwitchReason)

@@ -105,6 +105,9 @@ func TestRelayedComesAfterWeavesLayout(t *testing.T) {
 func TestJSONHasWays(t *testing.T) {
 	s := newStatus(relayedReport(), now)
 	for i, c := range connectionList(&s) {
+		if !c.live() {
+			continue // an attempt
+		}
 		if c.Way == nil || c.Way.Name != c.Name || c.Way.Path != pathDirect || c.Name != s.Connections[i].Name {
 			t.Errorf("%s: way %+v", c.Name, c.Way)
 		}

@@ -71,11 +71,12 @@ func newWhy(s *Status, h *hops, name frame.PeerName, nickName string, t *Travers
 type hops struct {
 	via         map[string]string // by destination
 	connections map[string][]*Connection
-	kind        map[string]string // of neighbours
+	attempts    map[string][]*Connection // that failed, by whom they are for
+	kind        map[string]string        // of neighbours
 }
 
 func newHops(s *Status) *hops {
-	h := &hops{via: map[string]string{}, connections: map[string][]*Connection{}, kind: map[string]string{}}
+	h := &hops{via: map[string]string{}, connections: map[string][]*Connection{}, attempts: map[string][]*Connection{}, kind: map[string]string{}}
 	for _, r := range s.Routes.Unicast {
 		h.via[r.Dest] = r.Via
 	}
@@ -83,6 +84,8 @@ func newHops(s *Status) *hops {
 		if c := &s.Connections[i]; c.live() {
 			h.connections[c.Name] = append(h.connections[c.Name], c)
 			h.kind[c.Name] = c.Kind
+		} else if c.For != "" && c.Error != "" {
+			h.attempts[c.For] = append(h.attempts[c.For], c)
 		}
 	}
 	return h
@@ -110,9 +113,9 @@ func (w *Why) route(h *hops) {
 				w.Failed = append(w.Failed, p.Transport+": "+p.Why)
 			}
 		}
-		if c.Error != "" {
-			w.Failed = append(w.Failed, "connection to "+c.Address+": "+c.Error)
-		}
+	}
+	for _, c := range h.attempts[w.Peer] {
+		w.Failed = append(w.Failed, "connection to "+c.Address+": "+c.Error)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,12 +21,15 @@ type lockFile struct{ f *os.File }
 
 // acquire takes the lock of a prefix; the error is ErrInUse if somebody has it.
 func acquire(prefix string) (*lockFile, error) {
-	if err := os.MkdirAll(stateDir, 0o755); err != nil {
-		return nil, err
-	}
 	path := filepath.Join(stateDir, prefix+lockExt)
 	for {
+		if err := os.MkdirAll(stateDir, 0o755); err != nil {
+			return nil, err
+		}
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // another process has removed the directory, which was empty
+		}
 		if err != nil {
 			return nil, err
 		}

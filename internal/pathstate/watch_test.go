@@ -242,9 +242,10 @@ func TestWatchWakes(t *testing.T) {
 			{"Revive", p.Revive},
 			{"Rouse", p.Rouse},
 			{"Asked after a while", func() {
-				for p.count(10*time.Millisecond) == 0 { // a probe of its own was just sent
-				}
-				wait(paces[0].least - 200*time.Millisecond)
+				p.mu.Lock()
+				at := p.Prober.last.Add(p.Life.every * 3 / 4) // ours is due by then, if asked
+				p.mu.Unlock()
+				wait(time.Until(at))
 				p.Asked(time.Now(), 1, NeverHeard)
 			}},
 		} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -16,12 +17,15 @@ const defaultMTU = 1500
 type Config struct {
 	Seed    uint64        // decides on losses and on random ports
 	Latency time.Duration // one way, through the Internet; inside of NATs it is none
-	Loss    float64       // share of datagrams that the Internet loses, 0 to 1
-	MTU     int           // bytes of an IP packet that every path takes; 0: 1500
+	// Delay is Latency by datagram; negative: it is lost. It is called for one at a time,
+	// and must not call the network. nil: all take Latency.
+	Delay func(Datagram) time.Duration
+	Loss  float64 // share of datagrams that the Internet loses, 0 to 1
+	MTU   int     // bytes of an IP packet that every path takes; 0: 1500
 }
 
 // Network is an Internet that hosts and NATs are connected to. Datagrams arrive
-// in order and once. Its methods, and those of all that is connected to it, may
+// once, and in order unless Config.Delay changes that. Its methods, and those of all that is connected to it, may
 // be called concurrently.
 type Network struct {
 	*realm
@@ -71,12 +75,24 @@ func (n *Network) crossLocked(d Datagram) {
 	if n.config.Loss > 0 && n.rng.Float64() < n.config.Loss {
 		return
 	}
-	if n.config.Latency == 0 {
+	delay := n.config.Latency
+	if n.config.Delay != nil {
+		delay = n.config.Delay(d)
+	}
+	switch {
+	case delay < 0:
+		return
+	case delay == 0:
 		n.forwardLocked(d)
 		return
 	}
-	n.flights = append(n.flights, flight{time.Now().Add(n.config.Latency), d})
-	time.AfterFunc(n.config.Latency, n.land)
+	at := time.Now().Add(delay)
+	i := len(n.flights)
+	for i > 0 && n.flights[i-1].at.After(at) {
+		i--
+	}
+	n.flights = slices.Insert(n.flights, i, flight{at, d})
+	time.AfterFunc(delay, n.land)
 }
 
 // land forwards what has crossed. Timers of one moment may run in any order, so

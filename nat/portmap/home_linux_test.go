@@ -398,10 +398,9 @@ func TestHomeNobody(t *testing.T) {
 	// And the loss of the default route is noticed.
 	must(t, w.host.Down("eth0"))
 	h.again(t)
-	s := h.untilWhy(t, errNoGateway.Error())
-	if s.Mapping != (Mapping{}) || s.Told[len(s.Told)-1] != (Mapping{}) {
-		t.Errorf("%+v, want no mapping, and peers told so", s)
-	}
+	h.until(t, "without a mapping, and peers told so", func(s status) bool { // told a moment later
+		return s.Why == errNoGateway.Error() && s.Mapping == (Mapping{}) && s.Told[len(s.Told)-1] == (Mapping{})
+	})
 	h.end(t)
 }
 
@@ -625,9 +624,9 @@ func TestHomeReboot(t *testing.T) {
 			w.mapped(t, DefaultPort)
 			reboot()
 			w.mapped(t, DefaultPort)
-			s := h.untilMapped(t)
-			if len(s.Told) != 1 {
-				t.Errorf("told peers %v, want of the first only", s.Told)
+			s := h.until(t, "told again", func(s status) bool { return len(s.Told) > 1 })
+			if len(s.Told) != 2 || !s.Told[0].same(s.Told[1]) || !s.Told[0].External.IsValid() {
+				t.Errorf("told peers %v, want of the first mapping and of the same again", s.Told)
 			}
 			h.end(t)
 			w.empty(t)

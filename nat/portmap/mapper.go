@@ -58,9 +58,9 @@ type Config struct {
 	// as a gateway or as an external address; "": it may be. nil refuses none.
 	Refuse func(netip.Addr) string
 	// Changed is told of each mapping that differs from the one before in what
-	// peers have to know; the zero Mapping: there is none any more. Of the end of
-	// Run it is not told. nil: nobody is. All three are called from Run's
-	// goroutine only.
+	// peers have to know, and of one that the gateway had lost and has again; the
+	// zero Mapping: there is none any more. Of the end of Run it is not told. nil:
+	// nobody is. All three are called from Run's goroutine only.
 	Changed func(Mapping)
 	Log     *slog.Logger // nil: none
 }
@@ -128,8 +128,8 @@ func (m *Mapper) Current() (Mapping, string) {
 	return m.current, m.why
 }
 
-// Again tells that the network has changed: the gateway is asked at once, and at
-// most once a second. It does not wait.
+// Again tells that the network has changed, or seems to have: the gateway is asked
+// at once, and at most once a second. It does not wait.
 func (m *Mapper) Again() {
 	select {
 	case m.again <- struct{}{}:
@@ -193,11 +193,15 @@ func (m *Mapper) step(ctx context.Context) time.Duration {
 		}
 		return 0
 	}
+	lost := m.held != nil && errors.Is(err, errLost)
 	if lookErr == nil {
+		if lost {
+			m.lost(err)
+		}
 		m.hold(ctx, f)
 		return m.rest()
 	}
-	if m.held != nil && errors.Is(err, errLost) {
+	if lost {
 		m.drop(err.Error())
 	}
 	return m.failed(lookErr)
@@ -297,6 +301,15 @@ func (m *Mapper) drop(why string) {
 	m.later(m.held.gateway, m.held.asker)
 	m.held = nil
 	m.set(Mapping{}, why)
+}
+
+// lost notes that the gateway has lost the mapping, so that the next one is new to
+// everybody even if it is the same.
+func (m *Mapper) lost(why error) {
+	m.cfg.Log.Info("port mapping lost", "addr", m.held.mapping.External, "err", why)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.current = Mapping{}
 }
 
 // tidy takes away what an asker may have left on a gateway.

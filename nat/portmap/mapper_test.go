@@ -353,7 +353,8 @@ func TestMapperAgain(t *testing.T) {
 	})
 }
 
-// A gateway that has forgotten is asked again at once, and peers need not know.
+// A gateway that has forgotten is asked again at once, and peers are told: what went
+// through the mapping has died.
 func TestMapperLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPlay()
@@ -366,8 +367,8 @@ func TestMapperLost(t *testing.T) {
 			t.Errorf("calls %v, want check and add", got)
 		}
 		p.expect(t, mappedAt, "")
-		if got := p.changed(); len(got) > 0 {
-			t.Errorf("told of %v", got)
+		if got := p.changed(); len(got) != 1 || !got[0].External.IsValid() {
+			t.Errorf("told of %v, want that it is there again", got)
 		}
 		p.pmp.set(func(s *script) { s.err = errors.New("refused") })
 		p.upnp.set(func(s *script) { s.err = errSilent })

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"meshd/internal/identity"
 	"meshd/routing"
 )
 
@@ -45,7 +46,7 @@ func (m *Mesh) admit(s *session) error {
 		return &collisionError{name: s.peer.Name, nick: s.peer.NickName, addr: s.addr}
 	}
 	if err := m.judge(s); err != nil {
-		return err
+		return m.orTaken(s, err)
 	}
 	m.targets.Behind(s.target, s.peer.Name)
 	if s.target == nil || s.target.direct || s.target.name == s.peer.Name {
@@ -55,6 +56,21 @@ func (m *Mesh) admit(s *session) error {
 		return &strangerError{name: s.peer.Name, wanted: s.target.name, addr: s.addr}
 	}
 	return nil
+}
+
+// orTaken is why a newcomer is not trusted. Where it shows another key than its name is
+// pinned to, and the host that the name belongs to is connected, its key is not what its
+// operator has to mend.
+func (m *Mesh) orTaken(s *session, err error) error {
+	old := m.neighbours[s.peer.Name]
+	if old == nil || old.session == nil || old.peer.UID == s.peer.UID || m.prevails(s, old) {
+		return err
+	}
+	taken := m.refuseNewcomer(s, old)
+	if _, other := errors.AsType[*identity.PinError](err); other {
+		return taken
+	}
+	return err
 }
 
 // prevails decides between a new connection and the one there is to the same
@@ -77,6 +93,7 @@ func (m *Mesh) prevails(s *session, old *neighbour) bool {
 // two with one UID neither stays.
 func (m *Mesh) refuseNewcomer(s *session, old *neighbour) error {
 	if old.peer.UID != s.peer.UID {
+		m.claimed(old, Rival{NickName: s.peer.NickName, UID: s.peer.UID, Addr: s.addr, newer: true})
 		return &takenError{name: s.peer.Name, addr: s.addr, old: old.at.Addr}
 	}
 	if s.uid == old.session.uid {
@@ -93,7 +110,7 @@ func (m *Mesh) join(s *session, old *neighbour) {
 		at: s.at(), outbound: s.dialled, key: s.conn.PeerKey, auth: s.auth,
 	}
 	if old != nil {
-		n.established = old.established
+		n.established, n.rival = old.established, old.rival
 	}
 	s.joined = time.Now()
 	m.neighbours[s.peer.Name] = n

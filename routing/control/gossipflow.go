@@ -63,6 +63,9 @@ func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Pe
 		return
 	}
 	now := time.Now()
+	if m.mends {
+		entries = m.holdOff(s, entries)
+	}
 	res := m.topo.Merge(entries, now)
 	if m.mends {
 		s.queueTopology(s.answerable(res.Outdated))

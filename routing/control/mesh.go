@@ -107,6 +107,7 @@ type Mesh struct {
 	surrogates *surrogates
 	targets    *targets
 	ended      uint64 // connections that ended
+	claims     uint64 // of names of neighbours by other hosts, refused
 	refusals   refusals
 	worked     worked                            // passwords at addresses
 	fib        *routing.FIB                      // as published
@@ -354,6 +355,7 @@ func (m *Mesh) lookAtLinks() {
 			m.log.Warn("no path to neighbour", "peer", name, "nickname", n.peer.NickName)
 			plan(&m.due.routes, 0)
 			m.announce()
+			m.release(n)
 		}
 		m.due.again = time.Now().Add(announceAgain)
 	}

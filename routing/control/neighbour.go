@@ -20,6 +20,7 @@ type neighbour struct {
 	key         *identity.Key // that the latest session showed; nil: none
 	auth        Authentication
 	switches    uint64 // of the link, as logged
+	rival       *Rival // another host that claims its name; nil: none
 }
 
 // entry is the neighbour's connection in our topology entry. Only over TCP it says
@@ -44,4 +45,5 @@ func (m *Mesh) removeNeighbour(n *neighbour, why string) {
 	m.announce()
 	m.due.again = time.Now().Add(announceAgain)
 	plan(&m.due.routes, 0)
+	m.release(n)
 }

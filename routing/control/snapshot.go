@@ -28,6 +28,7 @@ type Snapshot struct {
 	Unicast        []UnicastRoute       // frames, strict; by destination
 	Broadcast      []BroadcastRoute     // frames, strict; by source
 	Terminations   uint64               // connections ended since start
+	NameClaims     uint64               // refused claims of names of neighbours by other hosts, since start
 }
 
 // PeerSnapshot is one entry of the topology.
@@ -89,11 +90,13 @@ type ConnectionSnapshot struct {
 	// says why they did last.
 	Switches     uint64
 	SwitchReason string
-	Unsessioned  bool // the control connection is lost, the path still works
+	Unsessioned  bool   // the control connection is lost, the path still works
+	Rival        *Rival // another host that claims the neighbour's name; nil: there is none
 	// For attempts.
-	Err     string    // why the last attempt failed
-	NextTry time.Time // zero: never, or now
-	Never   bool      // not tried again until `connect`
+	For     frame.PeerName // whom it is to reach; not valid: not known
+	Err     string         // why the last attempt failed
+	NextTry time.Time      // zero: never, or now
+	Never   bool           // not tried again until `connect`
 }
 
 // TargetSnapshot is one configured peer address.

@@ -106,6 +106,7 @@ func (m *Mesh) snapshot() Snapshot {
 		Port: int(m.cfg.Port), ConnLimit: m.set.ConnLimit,
 		TrustedSubnets: slices.Clone(m.set.TrustedSubnets),
 		Terminations:   m.ended,
+		NameClaims:     m.claims,
 	}
 	for p := range m.topo.All() {
 		s.Peers = append(s.Peers, m.peerSnapshot(p))
@@ -164,6 +165,7 @@ func (m *Mesh) connectionSnapshot(n *neighbour) ConnectionSnapshot {
 		Paths: n.link.Paths(), MTU: link.MTU, Transport: link.Transport,
 		Switches: link.Switches, SwitchReason: link.Reason,
 		Unsessioned: n.session == nil, Key: n.key, Authentication: n.auth,
+		Rival: rivalOf(n, time.Now()),
 	}
 	if link.Up {
 		c.State = StateEstablished
@@ -198,7 +200,7 @@ func (m *Mesh) attemptSnapshot(t *target) (ConnectionSnapshot, bool) {
 	case !t.direct && (!m.set.Discovery || !inTopology):
 		return ConnectionSnapshot{}, false
 	}
-	c := ConnectionSnapshot{Address: t.address(), Carrier: t.carrier, Outbound: true, State: t.state(), Never: t.never}
+	c := ConnectionSnapshot{Address: t.address(), Carrier: t.carrier, Outbound: true, State: t.state(), Never: t.never, For: t.name}
 	if t.err != nil {
 		c.Err = t.err.Error()
 	}

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"container/list"
 	"context"
 	"crypto/ecdh"
 	"crypto/rand"
@@ -23,7 +24,6 @@ const Name = "meshd-signal"
 // Bounds of what others can make us do and keep.
 const (
 	maxPeers      = 4096 // announcements that are kept: as many as there are short IDs
-	maxReplies    = 16   // of each peer's requests, kept for when they come again
 	perSecond     = 50   // messages that are taken from one peer
 	atOnce        = 100
 	checksPerSec  = 200 // announcements whose signatures are checked, of all peers together
@@ -113,6 +113,7 @@ type Channel struct {
 	due     time.Time                  // of the next broadcast; zero: none is planned
 	last    time.Time                  // of the last one
 	counter uint64                     // of what we sealed, for all peers together: never used twice
+	replies replies                    // to requests of members
 }
 
 // member is a peer in the topology.
@@ -125,8 +126,8 @@ type member struct {
 	keys    *pairKeys
 	window  window // of messages sealed with peer.Secret; both outlive an announcement
 	limit   *rate.Limiter
-	replies map[uint64][]byte // by ID; nil value: being worked on, or none is sent
-	order   []uint64          // of the replies, oldest first
+	replies map[uint64]*list.Element // of Channel.replies, by ID of the request; nil value: being worked on, or none is sent
+	order   []uint64                 // of the requests, oldest first
 }
 
 // New makes a channel that knows nobody. It starts nothing.
@@ -178,7 +179,11 @@ func (c *Channel) Members(now time.Time, uids map[frame.PeerName]uint64) {
 	defer c.mu.Unlock()
 	maps.DeleteFunc(c.members, func(name frame.PeerName, m *member) bool {
 		uid, there := uids[name]
-		return !there || uid != m.uid && uid != 0 && m.uid != 0
+		if there && (uid == m.uid || uid == 0 || m.uid == 0) {
+			return false
+		}
+		c.replies.forgetAll(m)
+		return true
 	})
 	for name, uid := range uids {
 		m := c.members[name]

@@ -1,6 +1,7 @@
 package signal
 
 import (
+	"container/list"
 	"context"
 	"fmt"
 	"sync"
@@ -95,7 +96,8 @@ func (c *Channel) takeAnnouncement(src frame.PeerName, payload []byte, keys []*[
 		return fmt.Errorf("announced by another incarnation, %#x", a.uid)
 	}
 	if m.peer.Secret != pair.secret {
-		*m = member{uid: m.uid, limit: rate.NewLimiter(perSecond, atOnce), replies: map[uint64][]byte{}}
+		c.replies.forgetAll(m)
+		*m = member{uid: m.uid, limit: rate.NewLimiter(perSecond, atOnce), replies: map[uint64]*list.Element{}}
 	}
 	m.raw, m.peer, m.keys = append([]byte(nil), payload...), peer, pair
 	c.later(func() { c.cfg.Known(peer) })
@@ -126,28 +128,20 @@ func (c *Channel) toldSealed(src frame.PeerName, payload []byte) {
 			default: // it came twice
 			}
 		}
-	case v == verbRequest && m.repliedLocked(c, id):
+	case v == verbRequest && c.repliedLocked(m, id):
 	case v == verbRequest, v == verbNotice:
 		c.push(inbound{from: m.peer, verb: v, id: id, payload: body})
 	}
 }
 
 // repliedLocked reports whether a request came before; its reply is sent again.
-func (m *member) repliedLocked(c *Channel, id uint64) bool {
-	reply, before := m.replies[id]
-	if !before {
-		if len(m.order) >= maxReplies {
-			delete(m.replies, m.order[0])
-			m.order = m.order[1:]
-		}
-		m.replies[id], m.order = nil, append(m.order, id)
-		return false
-	}
-	if reply != nil {
+func (c *Channel) repliedLocked(m *member, id uint64) bool {
+	text, before := c.replies.asked(m, id)
+	if text != nil {
 		name := m.peer.Name
-		c.later(func() { c.sent(c.send(name, verbReply, id, reply)) })
+		c.later(func() { c.sent(c.send(name, verbReply, id, text)) })
 	}
-	return true
+	return before
 }
 
 // push queues what Run's goroutine does.
@@ -190,17 +184,15 @@ func (c *Channel) deliver(ctx context.Context) {
 }
 
 // reply answers a request, and keeps the reply for when the request comes again.
-func (c *Channel) reply(in inbound, reply []byte) {
+func (c *Channel) reply(in inbound, text []byte) {
 	c.mu.Lock()
 	m := c.members[in.from.Name]
 	current := m != nil && m.peer.Secret == in.from.Secret
 	if current {
-		if _, kept := m.replies[in.id]; kept {
-			m.replies[in.id] = reply
-		}
+		c.replies.keep(m, in.id, text)
 	}
 	c.mu.Unlock()
 	if current {
-		c.sent(c.send(in.from.Name, verbReply, in.id, reply))
+		c.sent(c.send(in.from.Name, verbReply, in.id, text))
 	}
 }

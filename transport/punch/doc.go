@@ -15,7 +15,8 @@
 // so that whoever changes a hello on its way prevents the path instead of
 // weakening it. The one that dialled sends its datagrams to the IP address it
 // dialled and the port of the hello, the other to the IP address it was dialled
-// from; both then follow the source of the newest authentic datagram.
+// from; both then follow the source of the newest authentic datagram. Where another pair of
+// addresses is found to be better one end moves there (move.go), and the other follows.
 //
 // There is no goroutine and no queue between Send and the socket, nor between the
 // socket and Deliver. Each path has one goroutine for its timers.

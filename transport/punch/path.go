@@ -35,6 +35,7 @@ const (
 	routeEvery   = 10 * time.Second       // how often the kernel is asked for the route's MTU
 	suspectEvery = time.Second
 	hintEvery    = 100 * time.Millisecond // between hints that are followed
+	moveTime     = time.Second            // for the neighbour to follow a move
 	defaultRoute = 1500                   // MTU in bytes where the kernel knows no route
 )
 
@@ -72,6 +73,7 @@ type path struct {
 	suspectAt time.Time
 	hintAt    time.Time // not before: the next hint counts
 	runs      runTrust
+	moving    move
 }
 
 var _ transport.Path = (*path)(nil)
@@ -123,6 +125,7 @@ func (p *path) Run(ctx context.Context, report func(transport.State)) error {
 	defer p.t.paths.Remove(p.index)
 	r := transport.NewReporter(report, p.log)
 	return p.Watch.Run(ctx, p.session.Done, func(now time.Time) (time.Time, error) {
+		p.move(now)
 		p.lookAtRoute(now)
 		todo := p.step(now)
 		p.carryOut(now, todo)
@@ -407,18 +410,28 @@ func (p *path) follow(now time.Time, from netip.AddrPort) bool {
 	defer p.mu.Unlock()
 	was := p.addr
 	if was == from {
+		p.moving.left = netip.AddrPort{} // it has followed
 		return true
+	}
+	if p.moving.refuses(now, from) {
+		return false
 	}
 	if was.IsValid() && !p.session.Counters.Rx.Within(now, p.moves) {
 		return false
 	}
-	p.addr, p.socket = from, p.t.mux.Socket(from)
 	if !p.home.IsValid() {
 		p.home = from
 	}
+	p.goLocked(now, from, p.t.mux.Socket(from), cmp.Or(p.routeMTU, defaultRoute))
+	return true
+}
+
+// goLocked sends to an address from now on, by a route of that MTU.
+func (p *path) goLocked(now time.Time, to netip.AddrPort, socket mux.Socket, routeMTU int) {
+	p.log.Debug("neighbour's address", "addr", to, "was", p.addr)
+	p.addr, p.socket, p.routeMTU = to, socket, routeMTU
 	p.stale.Store(true)
+	p.PMTU.SetOverhead(now, overhead(to), routeMTU)
 	p.PMTU.Suspect(now)
 	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
-	p.log.Debug("neighbour's address", "addr", from, "was", was)
-	return true
 }

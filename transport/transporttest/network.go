@@ -26,8 +26,10 @@ const (
 // value is a perfect Ethernet.
 type Link struct {
 	Latency time.Duration
-	Jitter  time.Duration // up to this much more for each datagram: reorders them
-	Loss    float64       // share of IP packets lost, 0 to 1; fragments count each
+	// Latency6 is that of IPv6, where it is another one; 0: it is not.
+	Latency6 time.Duration
+	Jitter   time.Duration // up to this much more for each datagram: reorders them
+	Loss     float64       // share of IP packets lost, 0 to 1; fragments count each
 	// MTU is the largest IP packet in bytes that gets through whole; 0: 1500.
 	// Larger datagrams with DF are lost, those without are cut into fragments.
 	MTU int
@@ -174,6 +176,9 @@ func (n *Network) send(s *Socket, to netip.AddrPort, payload []byte, df bool) er
 		return nil
 	}
 	delay := l.Latency
+	if to.Addr().Is6() && l.Latency6 > 0 {
+		delay = l.Latency6
+	}
 	if l.Jitter > 0 {
 		delay += time.Duration(n.rng.Int64N(int64(l.Jitter)))
 	}
@@ -265,6 +270,9 @@ type Host struct {
 	sockets   map[netip.AddrPort]*Socket
 	listeners map[netip.AddrPort]*StreamListener
 }
+
+// Addrs are all its addresses, not to be changed.
+func (h *Host) Addrs() []netip.Addr { return h.addrs }
 
 // Addr is the host's first address.
 func (h *Host) Addr() netip.Addr { return h.addrs[0] }
