@@ -260,7 +260,7 @@ func TestWatchWakes(t *testing.T) {
 		p.extra = time.Now().Add(time.Millisecond)
 		p.mu.Unlock()
 		p.Rouse()
-		if p.count(10*time.Millisecond) != 2 {
+		if p.count(10*time.Millisecond) < 2 {
 			t.Error("Run does not look when the path's own time has come")
 		}
 		p.stop()
