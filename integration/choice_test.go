@@ -133,6 +133,7 @@ func TestMixedPreferences(t *testing.T) {
 //	weave02 sleeve, quic, punch ──┼── lan, IPv6
 //	weave03 quic ─────────────────┘
 func TestMixedPreferencesIPv6(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w := newWorld(t)
 	lan := w.lan("lan")
@@ -210,6 +211,7 @@ func TestStockPeer(t *testing.T) {
 //
 //	weave01 ── lan1 ── stock ── lan2 ── weave02
 func TestStockRelay(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w := newWorld(t)
 	lan1, lan2 := w.lan("lan1"), w.lan("lan2")
@@ -251,6 +253,7 @@ func TestBlockedTransports(t *testing.T) {
 //
 //	weave01 ── lan ── weave02
 func TestDeadStandby(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := newMoving(t, nil)
 	m.use("punch")

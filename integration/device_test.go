@@ -86,6 +86,7 @@ func TestPortComesBack(t *testing.T) {
 //
 //	weave01 ── lan ── weave02, 10.0.0.2, then 10.0.0.22
 func TestAddressChange(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w, _, hosts, boxes := pair(t)
 	for _, h := range hosts {
@@ -110,6 +111,7 @@ func TestAddressChange(t *testing.T) {
 //
 //	weave01 10.0.0.1 ── lan ── 10.0.0.254 nat 10.1.0.254 ── home ── weave02 10.1.0.2
 func TestNATRebind(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w := newWorld(t)
 	w.needNFT()

@@ -78,6 +78,7 @@ func (h *host) survey(what string, check func(r natReport) error, args ...string
 //	a ── NAT ── Internet ── NAT ─┬─ b
 //	     coturn ──┘ └── weave01  └─ neighbour
 func TestForeignServer(t *testing.T) {
+	once(t)
 	w := newNATWorld(t)
 	server := w.coturn()
 	w.public.Args = []string{"--nat-listen", ""}
@@ -127,6 +128,7 @@ func (w *natWorld) occupy(h *lab.SiteHost, server *coturn) {
 // TestNATAlone: `meshd nat --server`, without a daemon, tells the class of all NATs in
 // the kernel with nothing but one coturn.
 func TestNATAlone(t *testing.T) {
+	once(t)
 	w := newNATWorld(t)
 	server := w.coturn()
 	for _, kind := range lab.NATKinds() {

@@ -150,6 +150,7 @@ func (s *siege) calm(first map[*host]peer.Usage) {
 // TestHalfOpenHandshakes: whoever connects and does not shake hands is thrown out,
 // keeps nobody else out, and costs nothing that lasts.
 func TestHalfOpenHandshakes(t *testing.T) {
+	once(t)
 	for _, tt := range []struct {
 		name      string
 		addresses int
@@ -480,6 +481,7 @@ func udpPayload(f []byte, port uint16) ([]byte, bool) {
 // TestHostileNative: what others send to the port of native datagrams, copies of
 // genuine ones among them, reaches no container, harms no path, and is counted.
 func TestHostileNative(t *testing.T) {
+	once(t)
 	const port, frames, each = 6785, 20, 3
 	s := besieged(t)
 	first := s.usage()
@@ -584,6 +586,7 @@ func (s *siege) flood(r *rand.Rand) {
 //	weave01 ──┐
 //	weave02 ──┼── lan ── weave03, which does not belong to them
 func TestRefusedPeers(t *testing.T) {
+	once(t)
 	const (
 		ours   = "MESHD_PASSWORD=a long enough password for a test"
 		theirs = "MESHD_PASSWORD=another password that is long enough"
@@ -599,7 +602,7 @@ func TestRefusedPeers(t *testing.T) {
 		{"password on their side only", nil, []string{theirs}, 0, "the peer has none", "we have none"},
 		{"password on our side only", []string{ours}, nil, 0, "we have none", "the peer has none"},
 		{"name of the host that it dials", nil, nil, 1, "collision", "collision"},
-		{"name of another host", nil, nil, 2, "trust forget", "trust forget"},
+		{"name of another host", nil, nil, 2, "two hosts have the peer name", "two hosts have the peer name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -648,6 +651,7 @@ func (h *host) says(addr, reason string) {
 // TestSelfConnection: a host that is told to connect to itself finds that out, and
 // goes on.
 func TestSelfConnection(t *testing.T) {
+	once(t)
 	s := besieged(t)
 	a, first := s.hosts[0], s.usage()
 	s.harmless(func() {
@@ -674,6 +678,7 @@ func TestSelfConnection(t *testing.T) {
 // TestHostileNeighbour: what a neighbour may send that turned against the mesh
 // costs the others nothing, and nothing is left of it.
 func TestHostileNeighbour(t *testing.T) {
+	once(t)
 	for _, tt := range []struct {
 		name   string
 		attack func(s *siege, x *traitor)

@@ -85,6 +85,7 @@ func (s *siege) besieger(addr string, hears bool) *quic.Transport {
 //
 // Nothing but QUIC passes between the hosts.
 func TestHostileQUIC(t *testing.T) {
+	once(t)
 	s := besieged(t, "MESHD_TRANSPORTS=quic", "MESHD_PASSWORD=a long enough password for a test")
 	late := s.host("weave03", s.lan.at("10.0.0.3/24"))
 	late.Env = s.hosts[0].Env

@@ -16,6 +16,7 @@ func TestTCPAlone(t *testing.T) {
 //
 //	weave01 ── lan ── weave02
 func TestLastResort(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := newMoving(t, func(a, _ *host) { a.block("blocked", blockUDP) })
 	m.use("tcp")
@@ -34,6 +35,7 @@ func TestLastResort(t *testing.T) {
 //
 //	weave01 ── lan ── weave02 without tcp
 func TestTCPForSomeOnly(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := newMoving(t, func(a, b *host) {
 		a.Env = []string{"MESHD_TRANSPORTS=tcp,sleeve,quic,punch"}
@@ -52,6 +54,7 @@ func TestTCPForSomeOnly(t *testing.T) {
 //
 //	weave01 ── lan ── weave02
 func TestDeadTCP(t *testing.T) {
+	once(t)
 	t.Parallel()
 	m := newMoving(t, func(a, b *host) {
 		for _, h := range []*host{a, b} {

@@ -100,3 +100,12 @@ func closeLabs() {
 		}
 	}
 }
+
+// once skips a test where `make portable` runs the tests once more without offloads:
+// it is about sessions, NATs or files, which have nothing to do with them.
+func once(t *testing.T) {
+	t.Helper()
+	if os.Getenv("MESHD_TAP_OFFLOAD") == "off" {
+		t.Skip("it has nothing to do with offloads")
+	}
+}

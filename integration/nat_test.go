@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
@@ -31,15 +30,6 @@ func newNATWorld(t *testing.T) *natWorld {
 	return w
 }
 
-// once skips a test that says nothing new with the kernel's offloads off, when it has run
-// with them (`make portable`).
-func once(t *testing.T) {
-	t.Helper()
-	if os.Getenv("MESHD_TAP_OFFLOAD") == "off" {
-		t.Skip("NATs and offloads have nothing to do with each other")
-	}
-}
-
 // behind adds a host at a site of its own.
 func (w *natWorld) behind(nick string, c lab.SiteConfig) (*host, *lab.Site) {
 	w.Helper()
@@ -61,6 +51,7 @@ func (w *natWorld) direct(a, b *host) {
 // TestPunchAlone: hosts behind NATs whose only transport is punch have their session
 // over QUIC all the same.
 func TestPunchAlone(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w := newNATWorld(t)
 	a, _ := w.behind("a", lab.SiteConfig{NAT: lab.NATPortRestricted})

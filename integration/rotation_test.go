@@ -39,6 +39,7 @@ func (h *host) reload() {
 //	weave02 ──┼── lan ── late, stale
 //	weave03 ──┘
 func TestPasswordRotation(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w := newWorld(t)
 	lan := w.lan("lan")

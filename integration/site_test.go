@@ -47,6 +47,7 @@ func (w *world) siteHost(h *lab.SiteHost, nick string) *host {
 //	weave01 ── internet ── weave02-gw (── weave02-carrier) ── weave02
 //	              └─────── weave03-gw ── weave03
 func TestBehindNATs(t *testing.T) {
+	once(t)
 	for _, kind := range []lab.NATKind{lab.NATPortRestricted, lab.NATSymmetric, lab.NATDouble} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()

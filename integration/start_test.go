@@ -44,6 +44,7 @@ func (h *host) refused(words ...string) {
 
 // TestStartRefused: each reason not to start is one clear sentence.
 func TestStartRefused(t *testing.T) {
+	once(t)
 	for _, tt := range []struct {
 		name  string
 		setUp func(w *world, h *host)
@@ -97,6 +98,7 @@ func TestStartRefused(t *testing.T) {
 //
 //	weave01 ── lan ── weave02
 func TestSecondDaemon(t *testing.T) {
+	once(t)
 	t.Parallel()
 	w, lan, hosts, boxes := pair(t)
 	pid := fmt.Sprint(hosts[0].report().PID)

@@ -1,6 +1,11 @@
 package transport
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
 
 // Drop is a reason why a frame or datagram was not passed on.
 type Drop uint8
@@ -50,6 +55,16 @@ func (f *Flow) AddDatagrams(n int) { f.datagrams.Add(uint64(n)) }
 
 // Drop counts n frames or datagrams dropped for one reason.
 func (f *Flow) Drop(why Drop, n int) { f.drops[why].Add(uint64(n)) }
+
+// Within reports whether a limiter allows one more of what the neighbour asks for, and
+// counts a drop where it does not.
+func (f *Flow) Within(now time.Time, l *rate.Limiter) bool {
+	ok := l.AllowN(now, 1)
+	if !ok {
+		f.Drop(DropRate, 1)
+	}
+	return ok
+}
 
 // FlowStats is a reading of a Flow.
 type FlowStats struct {

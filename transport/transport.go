@@ -139,3 +139,16 @@ type State struct {
 	Rekeys uint64
 	Why    string // where not Up: what is missing, in words
 }
+
+// StateLocked is the state of a path as far as its Watch knows it, whose mutex is held.
+// err: why the path has ended; nil: it has not.
+func StateLocked(now time.Time, w *pathstate.Watch, err error) State {
+	s := State{
+		Up: w.Life.Up && err == nil, Doubtful: w.Life.Doubtful(now, w.HeardAt()), Unproven: w.Life.Unproven(now),
+		RTT: w.Prober.RTT(), MinRTT: w.Prober.MinRTT(now), Loss: w.Prober.Loss(now),
+	}
+	if w.PMTU != nil {
+		s.MTU = w.PMTU.MTU()
+	}
+	return s
+}

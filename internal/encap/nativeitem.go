@@ -196,13 +196,10 @@ func (i NativeItem) Part() (NativePart, bool) {
 	return f, ok
 }
 
-// NativeNever is what Heard is of a neighbour that was never heard.
-const NativeNever = 1<<32 - 1
-
 // NativeQuestion is what a probe has.
 type NativeQuestion struct {
 	Sequence uint32
-	Heard    uint32 // milliseconds, or NativeNever
+	Heard    uint32 // milliseconds, or pathstate.NeverHeard
 }
 
 // NativeAnswer is what a reply has.

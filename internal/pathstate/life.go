@@ -21,12 +21,12 @@ const (
 	notHeardWhy   = "silent: no datagram from the neighbour"
 )
 
-// A path whose timer comes later than StallAfter did not run in between: its
-// process was stopped, or the machine is busy. It tells Life.Stalled and
-// PMTU.Shift how late it is. stallGrace is what Life leaves it to read what has
+// A path that looks later than stallAfter did not run in between: its process
+// was stopped, or the machine is busy. Watch tells Life.Stalled and PMTU.Shift how
+// late it is. stallGrace is what Life leaves it to read what has
 // come meanwhile.
 const (
-	StallAfter = 300 * time.Millisecond
+	stallAfter = 300 * time.Millisecond
 	stallGrace = 200 * time.Millisecond
 )
 
@@ -45,7 +45,6 @@ type Life struct {
 	Expired bool   // a stock neighbour was silent for too long: the path has ended
 
 	native  bool
-	begun   time.Time
 	reached time.Time
 	replied time.Time // when the newest probe was sent that was replied to
 	// What stalls of our own make of the times: nothing is held against the
@@ -59,7 +58,7 @@ type Life struct {
 // Begin starts to judge. native: the neighbour is meshd and answers probes;
 // otherwise it is a stock router whose heartbeats are all there is to go by.
 func (l *Life) Begin(now time.Time, native bool) {
-	l.begun, l.native = now, native
+	l.native = native
 	l.heardFloor, l.downAt = now, now
 }
 

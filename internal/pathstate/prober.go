@@ -8,6 +8,7 @@ const (
 	probeAnxious = 100 * time.Millisecond
 	probePatient = time.Second      // to a path that has been down for long
 	patientAfter = 10 * time.Second // down for that long: probed less often
+	eagerFor     = time.Second      // of what carries the path anew: like an anxious one
 )
 
 // probeMemory is over how many probes loss is measured. lostAfter is when a probe
@@ -25,6 +26,7 @@ type Prober struct {
 	last  time.Time // when a probe was sent
 	marks [probeMemory]mark
 	srtt  time.Duration
+	eager time.Time // since when probes are frequent, while the path is not up
 	least minRTT
 	heard time.Time // when the last reply came, or a rest ended after that
 }
@@ -42,10 +44,10 @@ func (b *Prober) Due(now time.Time, l *Life) time.Time {
 	switch {
 	case l.resting:
 		every = l.every
+	case l.Up && l.anxious(now), !l.Up && now.Sub(b.eager) < eagerFor:
+		every = probeAnxious
 	case !l.Up && now.Sub(l.downAt) >= patientAfter:
 		every = probePatient
-	case l.Up && l.anxious(now):
-		every = probeAnxious
 	}
 	if b.last.IsZero() {
 		return now
@@ -69,6 +71,9 @@ func (b *Prober) Send(now time.Time, l *Life) (sequence uint32) {
 
 // Hurry makes the next probe due.
 func (b *Prober) Hurry() { b.last = time.Time{} }
+
+// Eager makes probes frequent for a second, as long as the path is not up.
+func (b *Prober) Eager(now time.Time) { b.eager = now }
 
 // Replied takes a reply and says when its probe was sent; false: to no probe
 // that is remembered, or not the first reply.

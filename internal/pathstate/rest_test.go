@@ -202,7 +202,7 @@ func TestPaceOfShortMappings(t *testing.T) {
 		forgets time.Duration
 		level   int // at most
 	}{{10 * time.Second, 1}, {14 * time.Second, 2}, {20 * time.Second, 2}, {30 * time.Second, 3}} {
-		lost, late, downs := 0, 0, 0
+		lost, late, downs, slow := 0, 0, 0, 0
 		for range 5 {
 			w := newRestWay(tt.forgets)
 			w.tick = 100 * time.Millisecond
@@ -219,11 +219,14 @@ func TestPaceOfShortMappings(t *testing.T) {
 			}
 			w.run(3 * time.Minute)
 			if got := min(w.a.level, w.b.level); got > tt.level { // the other one keeps the way open
-				t.Errorf("mappings of %v: pace %d, want at most %d", tt.forgets, got, tt.level)
+				slow++ // a pace is tried again by and by, so one may be caught at it
 			}
 			downs += w.a.downs + w.b.downs
 		}
 		t.Logf("mappings of %v: %d of 300 frames lost, %d late, %d times down", tt.forgets, lost, late, downs)
+		if slow > 1 {
+			t.Errorf("mappings of %v: a pace above %d on %d of 5 ways", tt.forgets, tt.level, slow)
+		}
 		if late > 6 {
 			t.Errorf("mappings of %v: %d of 150 frames lost after a while", tt.forgets, late)
 		}

@@ -139,9 +139,7 @@ func (e *end) open(t testing.TB, to *end, dialled bool) {
 		t.Fatal(err)
 	}
 	e.path = p.(*path)
-	if err := e.tr.add(e.path); err != nil {
-		t.Fatal(err)
-	}
+	e.path.index = e.tr.paths.Add(to.name, e.path)
 }
 
 // send sends frames to the other end in one batch and returns the datagrams.

@@ -36,7 +36,7 @@ func (p *path) Move(to netip.AddrPort) {
 	p.mu.Lock()
 	p.moving.to = to
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }
 
 // move does what Move was told. The kernel is asked for the route first, so that no frame
@@ -56,7 +56,7 @@ func (p *path) move(now time.Time) {
 	mtu, err := socket.PathMTU(to)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil || !p.life.Up || p.addr == to {
+	if err != nil || !p.Life.Up || p.addr == to {
 		return
 	}
 	p.moving.left, p.moving.until = p.addr, now.Add(moveTime)
@@ -65,5 +65,5 @@ func (p *path) move(now time.Time) {
 	p.rx.from = netip.AddrPort{} // whatever comes next says where the neighbour sends from
 	p.rx.mu.Unlock()
 	p.goLocked(now, to, socket, mtu)
-	p.prober.Hurry() // also where no frames go
+	p.Prober.Hurry() // also where no frames go
 }

@@ -3,7 +3,6 @@ package punch
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -31,8 +30,6 @@ const (
 
 // Times of a path.
 const (
-	eagerEvery   = 100 * time.Millisecond // between probes to begin with
-	eagerFor     = time.Second
 	holdBack     = 300 * time.Millisecond // for the dialler's first datagram
 	helloEvery   = time.Second            // a hello that found no room in the connection's queue
 	routeEvery   = 10 * time.Second       // how often the kernel is asked for the route's MTU
@@ -42,12 +39,6 @@ const (
 	defaultRoute = 1500                   // MTU in bytes where the kernel knows no route
 )
 
-// Why a path ends.
-var (
-	errControlLost = errors.New("control connection lost")
-	errReplaced    = errors.New("too many newer paths to this neighbour")
-)
-
 // path is one way to a neighbour. Three kinds of goroutines meet here: the data
 // plane's (Send, Flush), which takes tx.mu only; the readers', which take rx.mu,
 // and mu for what is not a frame; and Run's.
@@ -55,38 +46,27 @@ type path struct {
 	t       *Transport
 	session transport.Session
 	log     *slog.Logger
-	index   uint32 // of the datagrams to us; written by Transport.add
+	index   uint32 // of the datagrams to us; Run's
 	tx      sender
 	rx      receiver
 
-	heard     atomic.Int64  // of the last authentic datagram: nanoseconds from t.epoch; 0: none
-	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
-	traffic   pathstate.Traffic
-	evicted   chan struct{} // closed by evict
-	evictOnce sync.Once
-	refused   atomic.Bool // the kernel refused datagrams that fit the MTU as we know it
-	stale     atomic.Bool // the route is to be looked at again
+	refused atomic.Bool // the kernel refused datagrams that fit the MTU as we know it
+	stale   atomic.Bool // the route is to be looked at again
 
 	answers, moves *rate.Limiter
 
-	mu        sync.Mutex // guards below; taken before tx.mu and rx.mu
+	*pathstate.Watch // what Run goes by
+
+	mu        sync.Mutex // guards below, and what of Watch is Locked; taken before tx.mu and rx.mu
 	addr      netip.AddrPort
 	socket    mux.Socket
 	home      netip.AddrPort // where the neighbour was first, or may be by a hint
-	eagerAt   time.Time      // since when probes are frequent, while it is not up
 	hello     []byte         // ours; nil: not made yet
 	theirs    []byte         // the neighbour's; nil: has not come
 	greeted   bool           // ours was sent
 	greetAt   time.Time
 	readyAt   time.Time // when both were there; zero: not yet
 	helloErr  error     // theirs cannot be used
-	lost      bool      // the control connection is gone
-	begun     bool
-	due       time.Time // when Run wanted to wake up
-	probedAt  time.Time
-	life      pathstate.Life
-	prober    pathstate.Prober
-	pmtu      *pathstate.PMTU
 	keys      keyAge
 	routeMTU  int // bytes, as the kernel says
 	routeAt   time.Time
@@ -101,12 +81,14 @@ var _ transport.Path = (*path)(nil)
 func newPath(t *Transport, s transport.Session) *path {
 	p := &path{
 		t: t, session: s, log: t.log.With("peer", s.Remote.Name),
-		wake: make(chan struct{}, 1), evicted: make(chan struct{}),
 		answers: rate.NewLimiter(answersPerSecond, answersPerSecond),
 		moves:   rate.NewLimiter(rate.Every(moveEvery), movesAtOnce),
 	}
 	p.tx = sender{counters: s.Counters, refused: p.onRefused}
-	p.pmtu = pathstate.NewPMTU(pathstate.PMTUConfig{Overhead: overhead(s.RemoteAddr), Verify: pathstate.VerifyNative})
+	p.Watch = pathstate.NewWatch(&p.mu, pathstate.WatchConfig{
+		Native: true, Rests: s.Rests, Pace: s.Pace,
+		PMTU: pathstate.NewPMTU(pathstate.PMTUConfig{Overhead: overhead(s.RemoteAddr)}),
+	})
 	return p
 }
 
@@ -126,7 +108,7 @@ func overhead(to netip.AddrPort) int {
 
 // Send implements transport.Sender.
 func (p *path) Send(pk frame.Packet) error {
-	p.busy()
+	p.Busy()
 	return p.tx.send(&pk)
 }
 
@@ -139,44 +121,24 @@ func (p *path) Flush() error {
 // Run implements transport.Path. It returns an error when the control connection
 // is lost and the path does not work either.
 func (p *path) Run(ctx context.Context, report func(transport.State)) error {
-	if err := p.t.add(p); err != nil {
-		return err
-	}
-	defer p.t.remove(p)
+	p.index = p.t.paths.Add(p.session.Remote.Name, p)
+	defer p.t.paths.Remove(p.index)
 	r := transport.NewReporter(report, p.log)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	done := p.session.Done
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.evicted:
-			return errReplaced
-		case <-done:
-			done = nil
-			p.controlLost(time.Now())
-		case <-p.wake:
-		case <-timer.C:
-		}
-		now := time.Now()
+	return p.Watch.Run(ctx, p.session.Done, func(now time.Time) (time.Time, error) {
 		p.move(now)
 		p.lookAtRoute(now)
 		todo := p.step(now)
 		p.carryOut(now, todo)
 		r.Tell(now, todo.state)
-		if todo.err != nil {
-			return todo.err
-		}
-		timer.Reset(time.Until(todo.due))
-	}
+		return todo.due, todo.err
+	})
 }
 
 // orders is what a step found to be done.
 type orders struct {
-	hello []byte         // nil: none
-	probe bool           // with the sequence number
-	seq   uint32         //
+	hello []byte // nil: none
+	probe bool   // with the sequence number
+	seq   uint32
 	home  netip.AddrPort // where the probe goes too; invalid: nowhere else
 	tests []int          // sizes of inner IP packets
 	state transport.State
@@ -189,41 +151,25 @@ func (p *path) step(now time.Time) orders {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.beginLocked(now)
-	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
-		p.life.Stalled(now, late)
-		p.pmtu.Shift(late)
+	if p.JudgeLocked(now, !p.readyAt.IsZero()) {
+		p.PMTU.Suspect(now) // it may be another way now, and tests in progress are stale
 	}
-	wasUp := p.life.Up
-	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
-	p.life.Judge(now, p.heardAt(), !p.readyAt.IsZero(), p.lost)
-	if p.life.Up && !wasUp {
-		p.pmtu.Suspect(now) // it may be another way now, and tests in progress are stale
-	}
-	o := orders{err: p.failedLocked()}
+	o := orders{err: p.FailedLocked()}
 	p.greetLocked(now, &o)
 	p.probeLocked(now, &o)
 	p.testLocked(now, &o)
 	p.tendLocked(now)
 	p.runs.expire(now)
 	o.state = p.stateLocked(now, o.err)
-	o.due = p.dueLocked(now)
-	p.due = o.due
-	if p.traffic.Rest(p.life.Resting()) {
-		p.rouse()
-	}
+	o.due = p.sleepLocked(now)
 	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
 	return o
 }
 
 // beginLocked makes our hello, once.
 func (p *path) beginLocked(now time.Time) {
-	if p.begun {
+	if p.hello != nil {
 		return
-	}
-	p.begun = true
-	p.life.Begin(now, true)
-	if p.session.Rests {
-		p.life.MayRest(p.session.Pace)
 	}
 	p.hello = hello{index: p.index, port: p.t.mux.Port(), can: p.t.can}.append(nil)
 	p.meetLocked(now)
@@ -231,19 +177,11 @@ func (p *path) beginLocked(now time.Time) {
 
 // greetLocked orders our hello until it is sent.
 func (p *path) greetLocked(now time.Time, o *orders) {
-	if p.greeted || p.lost || now.Before(p.greetAt) {
+	if p.greeted || p.Lost || now.Before(p.greetAt) {
 		return
 	}
 	p.greetAt = now.Add(helloEvery)
 	o.hello = p.hello
-}
-
-// failedLocked says why the path has ended for good.
-func (p *path) failedLocked() error {
-	if p.lost && !p.life.Up {
-		return errControlLost
-	}
-	return nil
 }
 
 // HandleControl implements transport.Path. Only the neighbour's first hello
@@ -260,7 +198,7 @@ func (p *path) HandleControl(tag byte, msg []byte) {
 		}
 	}
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }
 
 // meetLocked derives the keys as soon as both hellos are there.
@@ -276,7 +214,8 @@ func (p *path) meetLocked(now time.Time) {
 		p.helloErr = err
 		return
 	}
-	p.readyAt, p.eagerAt = now, now
+	p.readyAt = now
+	p.RenewLocked(now)
 	p.keys.begin(now)
 	if ip := p.session.RemoteAddr.Addr().Unmap(); ip.IsValid() && !ip.IsUnspecified() {
 		p.home = netip.AddrPortFrom(ip, theirs.port)
@@ -304,9 +243,9 @@ func (p *path) Hint(addr netip.AddrPort) {
 		p.addr, p.socket = addr, p.t.mux.Socket(addr)
 		p.stale.Store(true)
 	}
-	p.eagerAt = time.Now()
+	p.Prober.Eager(time.Now())
 	p.mu.Unlock()
-	p.hurry()
+	p.Revive()
 }
 
 // takeKeysLocked makes the ciphers of both directions.
@@ -339,18 +278,15 @@ func (p *path) takeKeysLocked(theirs hello) error {
 
 // mtuLocked is the MTU for frames in bytes.
 func (p *path) mtuLocked() int {
-	if mtu := p.pmtu.MTU(); mtu != 0 {
+	if mtu := p.PMTU.MTU(); mtu != 0 {
 		return mtu
 	}
-	return p.pmtu.Limit(cmp.Or(p.routeMTU, defaultRoute))
+	return p.PMTU.Limit(cmp.Or(p.routeMTU, defaultRoute))
 }
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
-	s := transport.State{
-		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), Unproven: p.life.Unproven(now), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
-		Addr: p.addr, Encrypted: true, Authenticated: p.session.Authenticated,
-		Rekeys: p.keys.changes(),
-	}
+	s := transport.StateLocked(now, p.Watch, err)
+	s.Addr, s.Encrypted, s.Authenticated, s.Rekeys = p.addr, true, p.session.Authenticated, p.keys.changes()
 	if !p.readyAt.IsZero() {
 		s.Handshakes = 1
 	}
@@ -373,36 +309,24 @@ func (p *path) whyLocked(err error) string {
 		return "waiting for the neighbour's first datagram to learn its address"
 	case p.socket == nil:
 		return "no socket for the address family of " + p.addr.String()
-	case p.life.Why != "":
-		return p.life.Why
-	case p.heard.Load() == 0:
+	case p.Life.Why != "":
+		return p.Life.Why
+	case p.HeardAt().IsZero():
 		return "no datagram from the neighbour yet"
 	}
 	return "the neighbour has not answered our datagrams"
 }
 
-// dueLocked is when step has to be called next.
-func (p *path) dueLocked(now time.Time) time.Time {
-	due := p.life.Due(now, p.heardAt())
-	earliest := func(t time.Time) {
-		if !t.IsZero() && t.Before(due) {
-			due = t
-		}
-	}
-	if !p.greeted && !p.lost {
-		earliest(p.greetAt)
+// sleepLocked is when step has to be called next.
+func (p *path) sleepLocked(now time.Time) time.Time {
+	var greet, route time.Time
+	if !p.greeted && !p.Lost {
+		greet = p.greetAt
 	}
 	if p.socket != nil {
-		earliest(p.routeAt)
-		earliest(p.probeDueLocked(now))
+		route = p.routeAt
 	}
-	if p.life.Up && (!p.life.Idle(now) || p.pmtu.Testing()) {
-		earliest(p.pmtu.Due())
-	}
-	if due.Before(now) { // what was put off while the path was idle: no stall
-		return now
-	}
-	return due
+	return p.SleepLocked(now, greet, route, p.probeDueLocked(now), p.TestsDueLocked(now))
 }
 
 // carryOut sends what a step ordered.
@@ -445,14 +369,14 @@ func (p *path) lookAtRoute(now time.Time) {
 		mtu = cmp.Or(p.routeMTU, defaultRoute)
 	}
 	p.routeMTU = mtu
-	p.pmtu.SetOverhead(now, overhead(to), mtu)
-	if p.pmtu.MTU() == 0 {
+	p.PMTU.SetOverhead(now, overhead(to), mtu)
+	if p.PMTU.MTU() == 0 {
 		return
 	}
-	p.pmtu.SetRoute(now, mtu)
-	if p.refused.Swap(false) && p.pmtu.Limit(mtu) >= p.pmtu.MTU() && !now.Before(p.suspectAt) {
+	p.PMTU.SetRoute(now, mtu)
+	if p.refused.Swap(false) && p.PMTU.Limit(mtu) >= p.PMTU.MTU() && !now.Before(p.suspectAt) {
 		p.suspectAt = now.Add(suspectEvery)
-		p.pmtu.Suspect(now)
+		p.PMTU.Suspect(now)
 	}
 }
 
@@ -460,7 +384,7 @@ func (p *path) lookAtRoute(now time.Time) {
 func (p *path) onRefused() {
 	p.refused.Store(true)
 	p.stale.Store(true)
-	p.rouse()
+	p.Rouse()
 }
 
 // hint looks at the route if it is that to the address, but not too often.
@@ -469,22 +393,13 @@ func (p *path) hint(now time.Time, to netip.AddrPort) {
 	ok := p.addr.Addr() == to.Addr() && !now.Before(p.hintAt)
 	if ok {
 		p.hintAt = now.Add(hintEvery)
-		p.pmtu.Doubt(now)
+		p.PMTU.Doubt(now)
 	}
 	p.mu.Unlock()
 	if ok {
 		p.stale.Store(true)
-		p.rouse()
+		p.Rouse()
 	}
-}
-
-// controlLost is told once that the control connection is gone.
-func (p *path) controlLost(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost = true
-	p.life.Question(now)
-	p.prober.Hurry()
 }
 
 // follow makes from the neighbour's address, unless it moves too often, and
@@ -501,8 +416,7 @@ func (p *path) follow(now time.Time, from netip.AddrPort) bool {
 	if p.moving.refuses(now, from) {
 		return false
 	}
-	if was.IsValid() && !p.moves.AllowN(now, 1) {
-		p.session.Counters.Rx.Drop(transport.DropRate, 1)
+	if was.IsValid() && !p.session.Counters.Rx.Within(now, p.moves) {
 		return false
 	}
 	if !p.home.IsValid() {
@@ -517,50 +431,7 @@ func (p *path) goLocked(now time.Time, to netip.AddrPort, socket mux.Socket, rou
 	p.log.Debug("neighbour's address", "addr", to, "was", p.addr)
 	p.addr, p.socket, p.routeMTU = to, socket, routeMTU
 	p.stale.Store(true)
-	p.pmtu.SetOverhead(now, overhead(to), routeMTU)
-	p.pmtu.Suspect(now)
+	p.PMTU.SetOverhead(now, overhead(to), routeMTU)
+	p.PMTU.Suspect(now)
 	p.tx.route(p.addr, p.socket, p.mtuLocked(), p.runs.without(now))
-}
-
-// Hurry probes a path at once that rests, because it may soon be needed.
-func (p *path) Hurry() {
-	p.mu.Lock()
-	if p.life.Resting() {
-		p.life.Wake(time.Now())
-		p.prober.Hurry()
-	}
-	p.mu.Unlock()
-	p.rouse()
-}
-
-// evict makes Run end.
-func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
-
-// busy notes that frames flow.
-func (p *path) busy() {
-	if p.traffic.Note() {
-		p.rouse()
-	}
-}
-
-// rouse makes Run look at once.
-func (p *path) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// alive notes that an authentic datagram of the neighbour was read, and reports
-// whether it was the first.
-func (p *path) alive(now time.Time) (first bool) {
-	return p.heard.Swap(max(int64(now.Sub(p.t.epoch)), 1)) == 0
-}
-
-// heardAt is when the last authentic datagram was read; zero: none was.
-func (p *path) heardAt() time.Time {
-	if d := p.heard.Load(); d != 0 {
-		return p.t.epoch.Add(time.Duration(d))
-	}
-	return time.Time{}
 }

@@ -13,6 +13,7 @@ import (
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
+	"meshd/internal/pathstate"
 	"meshd/internal/udp"
 	"meshd/transport"
 	"meshd/transport/transporttest"
@@ -378,13 +379,13 @@ func TestTooManyPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, first := pair(t, factory(nil), lan)
 		var last *transporttest.Conn
-		for range maxIncarnations {
+		for range transport.MaxIncarnations {
 			last = p.Connect(t)
 			<-time.After(time.Second)
 		}
 		for _, s := range first.Sides() {
-			if err := <-s.Ended; !errors.Is(err, errReplaced) {
-				t.Errorf("Run = %v, want %v", err, errReplaced)
+			if err := <-s.Ended; !errors.Is(err, pathstate.ErrReplaced) {
+				t.Errorf("Run = %v, want %v", err, pathstate.ErrReplaced)
 			}
 		}
 		last.Up(t, 3*time.Second)
@@ -394,7 +395,7 @@ func TestTooManyPaths(t *testing.T) {
 
 // exchange lets a send a probe, and b its reply.
 func exchange(a, b *end, now time.Time) {
-	a.path.sendProbe(now, orders{probe: true, seq: a.path.prober.Send(now, &a.path.life)})
+	a.path.sendProbe(now, orders{probe: true, seq: a.path.Prober.Send(now, &a.path.Life)})
 	b.feed(addrA, a.wire.take()...)
 	a.feed(addrB, b.wire.take()...)
 }
@@ -405,8 +406,8 @@ func TestHints(t *testing.T) {
 	a, b := newEnds(t, Config{}, Config{})
 	now := time.Now()
 	exchange(a, b, now)
-	if a.path.step(now); a.path.pmtu.MTU() != mtu {
-		t.Fatalf("MTU = %d once the path is up, want %d", a.path.pmtu.MTU(), mtu)
+	if a.path.step(now); a.path.PMTU.MTU() != mtu {
+		t.Fatalf("MTU = %d once the path is up, want %d", a.path.PMTU.MTU(), mtu)
 	}
 	stale := func() bool { return a.path.stale.Swap(false) }
 	stale()
@@ -426,7 +427,7 @@ func TestHints(t *testing.T) {
 	a.path.hint(now.Add(hintEvery), addrB)
 	a.wire.mtu = 1300
 	a.path.lookAtRoute(now)
-	if got := a.path.pmtu.MTU(); got != 1300-87 {
+	if got := a.path.PMTU.MTU(); got != 1300-87 {
 		t.Errorf("MTU = %d after the kernel learned of 1300, want %d", got, 1300-87)
 	}
 }

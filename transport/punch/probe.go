@@ -16,16 +16,10 @@ func (p *path) probeDueLocked(now time.Time) time.Time {
 	}
 	// The one that was dialled lets the other one begin: a datagram that comes to the
 	// dialler's gateway before one has left may take the dialler's port there.
-	if hold := p.readyAt.Add(holdBack); !p.session.Dialled && p.heard.Load() == 0 && now.Before(hold) {
+	if hold := p.readyAt.Add(holdBack); !p.session.Dialled && p.HeardAt().IsZero() && now.Before(hold) {
 		return hold
 	}
-	due := p.prober.Due(now, &p.life)
-	if !p.life.Up && now.Sub(p.eagerAt) < eagerFor {
-		if eager := p.probedAt.Add(eagerEvery); eager.Before(due) {
-			due = eager
-		}
-	}
-	return due
+	return p.Prober.Due(now, &p.Life)
 }
 
 // probeLocked orders a probe where one is due.
@@ -36,27 +30,26 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	}
 	// Both ends may have moved, and back, while neither heard the other. Then the
 	// last known addresses are both wrong, and the first ones are a second chance.
-	if !p.life.Up && p.home != p.addr {
+	if !p.Life.Up && p.home != p.addr {
 		o.home = p.home
 	}
-	o.probe, o.seq = true, p.prober.Send(now, &p.life)
-	p.probedAt = now
+	o.probe, o.seq = true, p.Prober.Send(now, &p.Life)
 }
 
 // testLocked orders tests of the path's MTU.
 func (p *path) testLocked(now time.Time, o *orders) {
-	if !p.life.Up || p.life.Idle(now) && !p.pmtu.Testing() {
+	if !p.TestsLocked(now) {
 		return
 	}
-	if p.pmtu.MTU() == 0 && p.routeMTU != 0 {
-		p.pmtu.SetRoute(now, p.routeMTU)
+	if p.PMTU.MTU() == 0 && p.routeMTU != 0 {
+		p.PMTU.SetRoute(now, p.routeMTU)
 	}
-	o.tests = p.pmtu.Next(now, nil)
+	o.tests = p.PMTU.Next(now, nil)
 }
 
 // sendProbe sends the probe that was ordered.
 func (p *path) sendProbe(now time.Time, o orders) {
-	items := encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.heardAgo(now)})
+	items := encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.HeardAgo(now)})
 	var by mux.Socket
 	if o.home.IsValid() {
 		by = p.t.mux.Socket(o.home)
@@ -69,7 +62,7 @@ func (p *path) sendTest(size int) {
 	items := encap.AppendNativeTest(nil, size+besides-encap.NativeOverhead)
 	if p.tx.sendItems(items, netip.AddrPort{}, nil) != nil {
 		p.stale.Store(true) // too big, or the route has gone: look at it
-		p.rouse()
+		p.Rouse()
 	}
 }
 
@@ -77,25 +70,6 @@ func (p *path) sendTest(size int) {
 // ask for is asked again.
 func (p *path) send(items []byte, more netip.AddrPort, by mux.Socket) {
 	_ = p.tx.sendItems(items, more, by)
-}
-
-// heardAgo is how long the neighbour has not been heard, as probes tell it.
-func (p *path) heardAgo(now time.Time) uint32 {
-	heard := p.heardAt()
-	if heard.IsZero() {
-		return encap.NativeNever
-	}
-	return uint32(min(max(now.Sub(heard).Milliseconds(), 0), encap.NativeNever-1))
-}
-
-// hurry makes a probe due at once on a path that is not up.
-func (p *path) hurry() {
-	p.mu.Lock()
-	if !p.life.Up {
-		p.prober.Hurry()
-	}
-	p.mu.Unlock()
-	p.rouse()
 }
 
 // take takes what an authentic datagram has besides frames. bad is how many
@@ -117,51 +91,26 @@ func (p *path) take(now time.Time, n note, bad uint32) {
 		p.session.Counters.Rx.Drop(transport.DropMalformed, 1)
 		return
 	}
-	if p.allowed(now) {
+	if p.session.Counters.Rx.Within(now, p.answers) {
 		p.send(encap.AppendNativeTested(nil, n.size), netip.AddrPort{}, nil)
 	}
 }
 
-// allowed reports whether one more answer may be sent.
-func (p *path) allowed(now time.Time) bool {
-	ok := p.answers.AllowN(now, 1)
-	if !ok {
-		p.session.Counters.Rx.Drop(transport.DropRate, 1)
-	}
-	return ok
-}
-
-// answer answers a probe, and takes what it says of our datagrams.
+// answer answers a probe. bad is how many datagrams from the neighbour did not open.
 func (p *path) answer(now time.Time, q encap.NativeQuestion, bad uint32) {
-	p.mu.Lock()
-	look := p.life.Asked(now, q.Sequence, &p.prober)
-	if q.Heard != encap.NativeNever {
-		p.life.Reach(now.Add(-time.Duration(q.Heard) * time.Millisecond))
-		look = look || !p.life.Up
-	}
-	p.mu.Unlock()
-	if look {
-		p.rouse()
-	}
-	if p.allowed(now) {
+	p.Asked(now, q.Sequence, q.Heard)
+	if p.session.Counters.Rx.Within(now, p.answers) {
 		p.send(encap.AppendNativeReply(nil, encap.NativeAnswer{Sequence: q.Sequence, Bad: bad}), netip.AddrPort{}, nil)
 	}
 }
 
-// answered takes the reply to a probe. A path that is down may be up by it, and one
-// that rested can be relied on again.
+// answered takes the reply to a probe.
 func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 	p.mu.Lock()
-	look := !p.life.Up || p.life.Unproven(now)
-	sent, ok := p.prober.Replied(now, a.Sequence)
-	if ok {
-		p.life.Replied(now, sent)
+	defer p.mu.Unlock()
+	if sent, ok := p.RepliedLocked(now, a.Sequence); ok {
 		p.keys.replied(sent)
 		p.considerLocked(now, a.Bad)
-	}
-	p.mu.Unlock()
-	if look {
-		p.rouse()
 	}
 }
 
@@ -171,7 +120,7 @@ func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 func (p *path) considerLocked(now time.Time, bad uint32) {
 	sent, large := p.tx.datagrams()
 	if large {
-		p.pmtu.Doubt(now)
+		p.PMTU.Doubt(now)
 	}
 	if p.runs.reply(now, bad, sent) {
 		p.log.Warn("runs of datagrams arrive mangled: sending without", "addr", p.addr)
@@ -181,7 +130,7 @@ func (p *path) considerLocked(now time.Time, bad uint32) {
 // tested takes the answer to a test.
 func (p *path) tested(now time.Time, size int) {
 	p.mu.Lock()
-	p.pmtu.Acked(now, size-besides)
+	p.PMTU.Acked(now, size-besides)
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }

@@ -117,8 +117,8 @@ func (r *reader) run(m *udp.Message) {
 	if segment <= 0 {
 		segment = m.N
 	}
-	var p *path // whose lock is held
-	known := *r.t.paths.Load()
+	var p *path     // whose lock is held
+	var last uint32 // its index
 	for rest := m.Buf[:m.N]; len(rest) > 0; {
 		d := rest[:min(segment, len(rest))]
 		rest = rest[len(d):]
@@ -127,9 +127,9 @@ func (r *reader) run(m *udp.Message) {
 			r.t.stray.Rx.Drop(transport.DropMalformed, 1)
 			continue
 		}
-		if p == nil || index != p.index {
+		if p == nil || index != last {
 			r.leave(p, m)
-			if p = known[index]; p == nil {
+			if p, last = r.t.paths.Find(index), index; p == nil {
 				r.t.stray.Rx.Drop(transport.DropPeer, 1)
 				continue
 			}
@@ -246,10 +246,10 @@ func (r *reader) leave(p *path, m *udp.Message) {
 		rx := &p.session.Counters.Rx
 		rx.Add(t.frames, t.bytes)
 		if t.frames > 0 {
-			p.busy()
+			p.Busy()
 		}
 		rx.AddDatagrams(t.opened)
-		first := p.alive(r.now)
+		first := p.Alive(r.now)
 		moved = moved && p.follow(r.now, m.Addr)
 		if moved {
 			x.mu.Lock()
@@ -257,7 +257,7 @@ func (r *reader) leave(p *path, m *udp.Message) {
 			x.mu.Unlock()
 		}
 		if first || moved {
-			p.hurry()
+			p.Revive()
 		}
 		for _, n := range t.notes {
 			p.take(r.now, n, bad)

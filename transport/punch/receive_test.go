@@ -135,7 +135,7 @@ func TestKeyOfAnotherSession(t *testing.T) {
 		t.Errorf("%d packets of another session came out, drops %v", len(got), drops(&b2.sess.Counters.Rx))
 	}
 	ms := a2.send(t, b2, plain(transporttest.Frame(1, 100)))
-	b2.tr.remove(b2.path)
+	b2.tr.paths.Remove(b2.path.index)
 	if got := b2.feed(addrA, ms...); len(got) != 0 || drops(&b2.tr.stray.Rx)["unknown-peer"] != 1 {
 		t.Errorf("%d packets came out of a path that has ended", len(got))
 	}

@@ -2,16 +2,10 @@ package punch
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
-	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"meshd/internal/encap"
@@ -22,11 +16,6 @@ import (
 
 // Name is the overlay's name in the handshake.
 const Name = "punch"
-
-// maxIncarnations is how many paths to one neighbour may run at a time: the one
-// in use, the one that takes over, and those of two connections of which one is
-// about to lose (weave protocol, section 1.9).
-const maxIncarnations = 4
 
 // Config is what a Transport needs to know.
 type Config struct {
@@ -55,17 +44,9 @@ type Transport struct {
 	log     *slog.Logger
 	stray   *transport.Counters
 	can     abilities
-	epoch   time.Time // what path.heard counts from
 	rekey   rekeying
-
-	mu    sync.Mutex // guards changes of paths and all
-	paths atomic.Pointer[pathMap]
-	all   []*path // newest first
+	paths   transport.Table[uint32, *path] // by the index of the datagrams to them
 }
-
-// pathMap has the paths that run, by the index of the datagrams to them. It is
-// never changed, only replaced.
-type pathMap map[uint32]*path
 
 var _ transport.Transport = (*Transport)(nil)
 
@@ -74,7 +55,7 @@ var _ transport.Transport = (*Transport)(nil)
 func New(c Config) (*Transport, error) {
 	t := &Transport{
 		mux: c.Mux, local: c.Local, deliver: c.Deliver, log: c.Log, stray: c.Stray,
-		epoch: time.Now(), rekey: rekeying{after: rekeyAfter, used: rekeyUsed},
+		rekey: rekeying{after: rekeyAfter, used: rekeyUsed},
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
@@ -94,7 +75,6 @@ func New(c Config) (*Transport, error) {
 	if !c.NoAES && encap.AESHardware() {
 		t.can |= canAES
 	}
-	t.paths.Store(&pathMap{})
 	t.mux.Handle(mux.Native, t.newReader)
 	t.mux.OnTooBig(t.tooBig)
 	return t, nil
@@ -123,53 +103,10 @@ func (t *Transport) Open(s transport.Session) (transport.Path, error) {
 	return newPath(t, s), nil
 }
 
-// add makes the path receive, under an index of its own. Of too many to one
-// neighbour the oldest has to end.
-func (t *Transport) add(p *path) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	next := maps.Clone(*t.paths.Load())
-	for {
-		var b [4]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return fmt.Errorf("choose an index: %w", err)
-		}
-		p.index = binary.BigEndian.Uint32(b[:])
-		if next[p.index] == nil {
-			break
-		}
-	}
-	next[p.index] = p
-	t.paths.Store(&next)
-	t.all = slices.Insert(t.all, 0, p)
-	same := 0
-	for _, x := range t.all {
-		if x.session.Remote.Name == p.session.Remote.Name {
-			if same++; same > maxIncarnations {
-				x.evict()
-			}
-		}
-	}
-	return nil
-}
-
 // tooBig passes on a hint, which may be forged, about the MTU of a way.
 func (t *Transport) tooBig(dst netip.AddrPort, _ int) {
 	now := time.Now()
-	t.mu.Lock()
-	all := slices.Clone(t.all)
-	t.mu.Unlock()
-	for _, p := range all {
+	for _, p := range t.paths.All() {
 		p.hint(now, dst)
 	}
-}
-
-// remove makes the path receive no more.
-func (t *Transport) remove(p *path) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	next := maps.Clone(*t.paths.Load())
-	delete(next, p.index)
-	t.paths.Store(&next)
-	t.all = slices.DeleteFunc(t.all, func(x *path) bool { return x == p })
 }

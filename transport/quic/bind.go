@@ -80,7 +80,7 @@ func (p *path) unneeded(now time.Time) time.Duration {
 	switch {
 	case p.bound == nil || p.bound.conn.Err() != nil:
 		return 0
-	case !p.life.Up && now.Sub(p.bound.since) >= aliveWithin:
+	case !p.Life.Up && now.Sub(p.bound.since) >= aliveWithin:
 		return 0
 	}
 	return lookEvery
@@ -180,7 +180,7 @@ func (t *Transport) bindAccepted(s *quicnet.Stream) error {
 	if msg[0] != bindVersion {
 		return fmt.Errorf("a binding of version %d, not %d", msg[0], bindVersion)
 	}
-	p := t.find(binary.BigEndian.Uint64(msg[1:]))
+	p := t.paths.Find(binary.BigEndian.Uint64(msg[1:]))
 	if p == nil || p.session.Dialled {
 		return errors.New("a binding for no path of ours")
 	}
@@ -235,9 +235,8 @@ func (p *path) take(conn *quicnet.Conn) error {
 	old := p.bound
 	p.bound = b
 	p.bindings++
-	p.life.Interrupt(b.since)
-	p.prober.Hurry()
-	p.pmtu.Suspect(b.since)
+	p.RenewLocked(b.since)
+	p.PMTU.Suspect(b.since)
 	p.roomAt, p.shortAt = time.Time{}, time.Time{}
 	if old != nil {
 		p.wg.Go(func() { p.leave(old) })
@@ -247,7 +246,7 @@ func (p *path) take(conn *quicnet.Conn) error {
 	a := &arrivals{more: make(chan struct{}, 1)}
 	p.wg.Go(func() { p.drain(ctx, b, a) })
 	p.wg.Go(func() { p.receive(ctx, a) })
-	p.rouse()
+	p.Rouse()
 	return nil
 }
 
@@ -270,15 +269,15 @@ func (p *path) broken(b *bound, err error) {
 	p.tx.close(b)
 	p.mu.Lock()
 	if p.bound == b {
-		p.life.Interrupt(time.Now())
-		p.prober.Hurry()
+		p.Life.Interrupt(time.Now())
+		p.Prober.Hurry()
 	}
 	p.mu.Unlock()
 	select {
 	case p.redial <- struct{}{}:
 	default:
 	}
-	p.rouse()
+	p.Rouse()
 }
 
 // dialled notes how an attempt to connect ended.
@@ -286,7 +285,7 @@ func (p *path) dialled(err error) {
 	p.mu.Lock()
 	p.dialErr = err
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }
 
 // bindKey is what both ends prove that they know, and the neighbour's index. Both

@@ -121,7 +121,7 @@ func TestWrongSecret(t *testing.T) {
 		time.Sleep(time.Second)
 		victim.mu.Lock()
 		defer victim.mu.Unlock()
-		if victim.bound.conn != had || !victim.life.Up {
+		if victim.bound.conn != had || !victim.Life.Up {
 			t.Error("the path has another connection")
 		}
 	})

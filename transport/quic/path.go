@@ -2,11 +2,9 @@ package quic
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -23,18 +21,11 @@ const answersPerSecond = 100
 // Times of a path.
 const (
 	helloEvery = time.Second            // a hello that found no room in the connection's queue
-	eagerEvery = 100 * time.Millisecond // between probes to begin with
-	eagerFor   = time.Second
 	roomEvery  = 200 * time.Millisecond // how often the connection's MTU is looked at
-	roomEager  = 20 * time.Millisecond  // the same of a new connection
-	shortFor   = 3 * time.Second        // an MTU below the connection's, until that is given up
+	roomEager  = 20 * time.Millisecond  // the same of a connection that is new, for roomGrows
+	roomGrows  = time.Second
+	shortFor   = 3 * time.Second // an MTU below the connection's, until that is given up
 	breakEvery = 10 * time.Second
-)
-
-// Why a path ends.
-var (
-	errControlLost = errors.New("control connection lost")
-	errReplaced    = errors.New("too many newer paths to this neighbour")
 )
 
 // path is one way to a neighbour. The data plane (Send, Flush) takes tx.mu only;
@@ -44,20 +35,17 @@ type path struct {
 	t       *Transport
 	session transport.Session
 	log     *slog.Logger
-	index   uint64 // of our path; written by Transport.add
+	index   uint64 // of our path; Run's
 	tx      sender
 	rx      receiver
 
-	heard     atomic.Int64  // of the last datagram: nanoseconds from t.epoch; 0: none
-	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
-	traffic   pathstate.Traffic
-	redial    chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
-	evicted   chan struct{} // closed by evict
-	evictOnce sync.Once
-	met       chan struct{} // closed by meetLocked when both hellos are there
-	answers   *rate.Limiter
+	redial  chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
+	met     chan struct{} // closed by meetLocked when both hellos are there
+	answers *rate.Limiter
 
-	mu        sync.Mutex      // guards below; taken before tx.mu and rx.mu
+	*pathstate.Watch // what Run goes by
+
+	mu        sync.Mutex      // guards below, and what of Watch is Locked; taken before tx.mu and rx.mu
 	ctx       context.Context // of what runs for the path; nil: it does not run
 	wg        sync.WaitGroup  // of that; Go is called with mu held and ctx not done
 	bound     *bound          // nil: no connection yet
@@ -70,12 +58,6 @@ type path struct {
 	greeted   bool            // ours was sent
 	greetAt   time.Time
 	helloErr  error     // theirs cannot be used
-	lost      bool      // the control connection is gone
-	due       time.Time // when Run wanted to wake up
-	probedAt  time.Time
-	life      pathstate.Life
-	prober    pathstate.Prober
-	pmtu      *pathstate.PMTU
 	room      int       // bytes of a datagram, by the connection
 	roomAt    time.Time // when that is to be looked at
 	shortAt   time.Time // since when less gets through; zero: it does not
@@ -91,18 +73,20 @@ const besides = encap.NativePacketHeader + frame.HeaderLen
 func newPath(t *Transport, s transport.Session) *path {
 	p := &path{
 		t: t, session: s, log: t.log.With("peer", s.Remote.Name),
-		wake: make(chan struct{}, 1), redial: make(chan struct{}, 1),
-		evicted: make(chan struct{}), met: make(chan struct{}),
+		redial: make(chan struct{}, 1), met: make(chan struct{}),
 		answers: rate.NewLimiter(answersPerSecond, answersPerSecond),
-		pmtu:    pathstate.NewPMTU(pathstate.PMTUConfig{Overhead: besides, Verify: pathstate.VerifyNative}),
 	}
+	p.Watch = pathstate.NewWatch(&p.mu, pathstate.WatchConfig{
+		Native: true, Rests: s.Rests, Pace: s.Pace,
+		PMTU: pathstate.NewPMTU(pathstate.PMTUConfig{Overhead: besides}),
+	})
 	p.tx.counters, p.tx.more = s.Counters, make(chan struct{}, 1)
 	return p
 }
 
 // Send implements transport.Sender.
 func (p *path) Send(pk frame.Packet) error {
-	p.busy()
+	p.Busy()
 	return p.tx.send(&pk)
 }
 
@@ -115,51 +99,26 @@ func (p *path) Flush() error {
 // Run implements transport.Path. It returns an error when the control connection
 // is lost and the path does not work either.
 func (p *path) Run(ctx context.Context, report func(transport.State)) error {
-	if err := p.t.add(p); err != nil {
-		return err
-	}
-	defer p.t.remove(p)
+	p.index = p.t.paths.Add(p.session.Remote.Name, p)
+	defer p.t.paths.Remove(p.index)
 	inner, cancel := context.WithCancel(ctx)
 	defer p.end(cancel)
 	p.begin(inner)
 	r := transport.NewReporter(report, p.log)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	done := p.session.Done
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.evicted:
-			return errReplaced
-		case <-done:
-			done = nil
-			p.controlLost(time.Now())
-		case <-p.wake:
-		case <-timer.C:
-		}
-		now := time.Now()
+	return p.Watch.Run(ctx, p.session.Done, func(now time.Time) (time.Time, error) {
 		p.lookAtRoom(now)
 		todo := p.step(now)
 		p.carryOut(now, todo)
 		r.Tell(now, todo.state)
-		if todo.err != nil {
-			return todo.err
-		}
-		timer.Reset(time.Until(todo.due))
-	}
+		return todo.due, todo.err
+	})
 }
 
 // begin makes our hello, and begins to dial where that is ours to do.
 func (p *path) begin(ctx context.Context) {
-	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.ctx = ctx
-	p.life.Begin(now, true)
-	if p.session.Rests {
-		p.life.MayRest(p.session.Pace)
-	}
 	p.hello = hello{index: p.index, port: p.t.endpoint.Port()}.append(nil)
 	p.meetLocked()
 	if p.session.Dialled {
@@ -197,17 +156,9 @@ type orders struct {
 func (p *path) step(now time.Time) orders {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
-		p.life.Stalled(now, late)
-		p.pmtu.Shift(late)
-	}
-	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
-	p.life.Judge(now, p.heardAt(), p.bound != nil, p.lost)
-	var o orders
-	if p.lost && !p.life.Up {
-		o.err = errControlLost
-	}
-	if !p.greeted && !p.lost && !now.Before(p.greetAt) {
+	p.JudgeLocked(now, p.bound != nil)
+	o := orders{err: p.FailedLocked()}
+	if !p.greeted && !p.Lost && !now.Before(p.greetAt) {
 		p.greetAt = now.Add(helloEvery)
 		o.hello = p.hello
 	}
@@ -217,12 +168,8 @@ func (p *path) step(now time.Time) orders {
 		p.session.Counters.Rx.Drop(transport.DropQueueFull, lost)
 	}
 	o.state = p.stateLocked(now, o.err)
-	o.due = p.dueLocked(now)
-	p.due = o.due
-	if p.traffic.Rest(p.life.Resting()) {
-		p.rouse()
-	}
-	p.tx.fit(p.pmtu.MTU())
+	o.due = p.sleepLocked(now)
+	p.tx.fit(p.PMTU.MTU())
 	return o
 }
 
@@ -240,7 +187,7 @@ func (p *path) HandleControl(tag byte, msg []byte) {
 		}
 	}
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }
 
 // meetLocked derives the key as soon as both hellos are there.
@@ -258,10 +205,8 @@ func (p *path) meetLocked() {
 }
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
-	s := transport.State{
-		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), Unproven: p.life.Unproven(now), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
-		Encrypted: true, Authenticated: p.session.Authenticated, Handshakes: p.bindings,
-	}
+	s := transport.StateLocked(now, p.Watch, err)
+	s.Encrypted, s.Authenticated, s.Handshakes = true, p.session.Authenticated, p.bindings
 	if p.bound != nil {
 		s.Addr = p.bound.conn.RemoteAddr()
 	}
@@ -286,38 +231,24 @@ func (p *path) whyLocked(err error) string {
 		return "connecting"
 	case p.bound == nil:
 		return "waiting for the neighbour's connection"
-	case p.life.Why != "":
-		return p.life.Why
-	case p.heard.Load() == 0:
+	case p.Life.Why != "":
+		return p.Life.Why
+	case p.HeardAt().IsZero():
 		return "no datagram from the neighbour yet"
 	}
 	return "the neighbour has not answered our datagrams"
 }
 
-// dueLocked is when step has to be called next.
-func (p *path) dueLocked(now time.Time) time.Time {
-	due := p.life.Due(now, p.heardAt())
-	earliest := func(t time.Time) {
-		if !t.IsZero() && t.Before(due) {
-			due = t
-		}
+// sleepLocked is when step has to be called next.
+func (p *path) sleepLocked(now time.Time) time.Time {
+	var greet, room time.Time
+	if !p.greeted && !p.Lost {
+		greet = p.greetAt
 	}
-	if !p.greeted && !p.lost {
-		earliest(p.greetAt)
+	if p.bound != nil && !p.Life.Idle(now) {
+		room = p.roomAt
 	}
-	if p.bound != nil {
-		earliest(p.probeDueLocked(now))
-		if !p.life.Idle(now) {
-			earliest(p.roomAt)
-		}
-	}
-	if p.life.Up && (!p.life.Idle(now) || p.pmtu.Testing()) {
-		earliest(p.pmtu.Due())
-	}
-	if due.Before(now) { // what was put off while the path was idle: no stall
-		return now
-	}
-	return due
+	return p.SleepLocked(now, greet, room, p.probeDueLocked(now), p.TestsDueLocked(now))
 }
 
 // carryOut sends what a step ordered.
@@ -328,7 +259,7 @@ func (p *path) carryOut(now time.Time, o orders) {
 		p.mu.Unlock()
 	}
 	if o.probe {
-		p.tx.note(encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.heardAgo(now)}))
+		p.tx.note(encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.HeardAgo(now)}))
 	}
 	for _, size := range o.tests {
 		p.tx.note(encap.AppendNativeTest(nil, size+besides))
@@ -336,56 +267,4 @@ func (p *path) carryOut(now time.Time, o orders) {
 	if o.give != nil {
 		o.give.conn.Break("large datagrams do not arrive")
 	}
-}
-
-// controlLost is told once that the control connection is gone.
-func (p *path) controlLost(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost = true
-	p.life.Question(now)
-	p.prober.Hurry()
-}
-
-// Hurry probes a path at once that rests, because it may soon be needed.
-func (p *path) Hurry() {
-	p.mu.Lock()
-	if p.life.Resting() {
-		p.life.Wake(time.Now())
-		p.prober.Hurry()
-	}
-	p.mu.Unlock()
-	p.rouse()
-}
-
-// evict makes Run end.
-func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
-
-// busy notes that frames flow.
-func (p *path) busy() {
-	if p.traffic.Note() {
-		p.rouse()
-	}
-}
-
-// rouse makes Run look at once.
-func (p *path) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// alive notes that a datagram of the neighbour was read, and reports whether it
-// was the first.
-func (p *path) alive(now time.Time) (first bool) {
-	return p.heard.Swap(max(int64(now.Sub(p.t.epoch)), 1)) == 0
-}
-
-// heardAt is when the last datagram was read; zero: none was.
-func (p *path) heardAt() time.Time {
-	if d := p.heard.Load(); d != 0 {
-		return p.t.epoch.Add(time.Duration(d))
-	}
-	return time.Time{}
 }

@@ -12,13 +12,7 @@ func (p *path) probeDueLocked(now time.Time) time.Time {
 	if p.bound == nil {
 		return time.Time{}
 	}
-	due := p.prober.Due(now, &p.life)
-	if !p.life.Up && now.Sub(p.bound.since) < eagerFor {
-		if eager := p.probedAt.Add(eagerEvery); eager.Before(due) {
-			due = eager
-		}
-	}
-	return due
+	return p.Prober.Due(now, &p.Life)
 }
 
 // probeLocked orders a probe where one is due.
@@ -27,8 +21,7 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 	if due.IsZero() || now.Before(due) {
 		return
 	}
-	o.probe, o.seq = true, p.prober.Send(now, &p.life)
-	p.probedAt = now
+	o.probe, o.seq = true, p.Prober.Send(now, &p.Life)
 }
 
 // testLocked orders tests of the path's MTU. quic-go finds how large its packets
@@ -36,12 +29,12 @@ func (p *path) probeLocked(now time.Time, o *orders) {
 // connection that large datagrams do not get through any more is given up, and a
 // new one finds the MTU anew.
 func (p *path) testLocked(now time.Time, o *orders) {
-	if !p.life.Up || p.bound == nil || p.room == 0 || p.life.Idle(now) && !p.pmtu.Testing() {
+	if p.bound == nil || p.room == 0 || !p.TestsLocked(now) {
 		return
 	}
-	o.tests = p.pmtu.Next(now, nil)
+	o.tests = p.PMTU.Next(now, nil)
 	switch {
-	case p.pmtu.MTU() >= p.pmtu.Limit(p.room):
+	case p.PMTU.MTU() >= p.PMTU.Limit(p.room):
 		p.shortAt = time.Time{}
 	case p.shortAt.IsZero():
 		p.shortAt = now
@@ -68,33 +61,14 @@ func (p *path) lookAtRoom(now time.Time) {
 		return
 	}
 	p.roomAt = now.Add(roomEvery)
-	if now.Sub(b.since) < eagerFor { // quic-go goes on with its search when it sends
+	if now.Sub(b.since) < roomGrows { // quic-go goes on with its search when it sends
 		p.roomAt = now.Add(roomEager)
 		p.tx.note([]byte{padding, 0, 0, 0})
 	}
 	if room != 0 && room != p.room {
 		p.room = room
-		p.pmtu.SetRoute(now, room)
+		p.PMTU.SetRoute(now, room)
 	}
-}
-
-// heardAgo is how long the neighbour has not been heard, as probes tell it.
-func (p *path) heardAgo(now time.Time) uint32 {
-	heard := p.heardAt()
-	if heard.IsZero() {
-		return encap.NativeNever
-	}
-	return uint32(min(max(now.Sub(heard).Milliseconds(), 0), encap.NativeNever-1))
-}
-
-// hurry makes a probe due at once on a path that is not up.
-func (p *path) hurry() {
-	p.mu.Lock()
-	if !p.life.Up {
-		p.prober.Hurry()
-	}
-	p.mu.Unlock()
-	p.rouse()
 }
 
 // heed takes an item that is not a frame, of a datagram of size bytes.
@@ -109,60 +83,34 @@ func (p *path) heed(now time.Time, i encap.NativeItem, size int) {
 	}
 	if size, ok := i.Tested(); ok {
 		p.mu.Lock()
-		p.pmtu.Acked(now, size-besides)
+		p.PMTU.Acked(now, size-besides)
 		p.mu.Unlock()
-		p.rouse()
+		p.Rouse()
 		return
 	}
 	if i.Type != encap.NativeTest {
 		p.session.Counters.Rx.Drop(transport.DropMalformed, 1)
 		return
 	}
-	if p.allowed(now) {
+	if p.session.Counters.Rx.Within(now, p.answers) {
 		p.tx.note(encap.AppendNativeTested(nil, size))
 	}
 }
 
-// allowed reports whether one more answer may be sent.
-func (p *path) allowed(now time.Time) bool {
-	ok := p.answers.AllowN(now, 1)
-	if !ok {
-		p.session.Counters.Rx.Drop(transport.DropRate, 1)
-	}
-	return ok
-}
-
-// answer answers a probe, and takes what it says of our datagrams.
+// answer answers a probe.
 func (p *path) answer(now time.Time, q encap.NativeQuestion) {
-	p.mu.Lock()
-	look := p.life.Asked(now, q.Sequence, &p.prober)
-	if q.Heard != encap.NativeNever {
-		p.life.Reach(now.Add(-time.Duration(q.Heard) * time.Millisecond))
-		look = look || !p.life.Up
-	}
-	p.mu.Unlock()
-	if look {
-		p.rouse()
-	}
-	if p.allowed(now) {
+	p.Asked(now, q.Sequence, q.Heard)
+	if p.session.Counters.Rx.Within(now, p.answers) {
 		p.tx.note(encap.AppendNativeReply(nil, encap.NativeAnswer{Sequence: q.Sequence}))
 	}
 }
 
-// answered takes the reply to a probe. A path that is down may be up by it, and one
-// that rested can be relied on again.
+// answered takes the reply to a probe.
 func (p *path) answered(now time.Time, a encap.NativeAnswer) {
 	p.mu.Lock()
-	look := !p.life.Up || p.life.Unproven(now)
-	sent, ok := p.prober.Replied(now, a.Sequence)
-	if ok {
-		p.life.Replied(now, sent)
-		if p.tx.large() { // while there are any, it is verified that they arrive
-			p.pmtu.Doubt(now)
-		}
-	}
-	p.mu.Unlock()
-	if look {
-		p.rouse()
+	defer p.mu.Unlock()
+	// While there are large datagrams, it is verified that they arrive.
+	if _, ok := p.RepliedLocked(now, a.Sequence); ok && p.tx.large() {
+		p.PMTU.Doubt(now)
 	}
 }

@@ -71,7 +71,7 @@ func (p *path) special(now time.Time, kind special, b []byte, from netip.AddrPor
 // contact notes a heartbeat or probe of this connection: where the neighbour is
 // now, and, the first time, that it reaches us.
 func (p *path) contact(now time.Time, from netip.AddrPort) {
-	p.alive(now)
+	p.Alive(now)
 	p.mu.Lock()
 	was := p.addr
 	moved := p.followLocked(now, from)
@@ -86,7 +86,7 @@ func (p *path) contact(now time.Time, from netip.AddrPort) {
 		_ = p.session.SendControl(tagEstablished, nil)
 	}
 	if first || moved {
-		p.rouse()
+		p.Rouse()
 	}
 }
 
@@ -96,8 +96,7 @@ func (p *path) followLocked(now time.Time, from netip.AddrPort) (moved bool) {
 		return false
 	}
 	if p.addr != from {
-		if p.addr.IsValid() && p.seen && !p.moves.AllowN(now, 1) {
-			p.session.Counters.Rx.Drop(transport.DropRate, 1)
+		if p.addr.IsValid() && p.seen && !p.session.Counters.Rx.Within(now, p.moves) {
 			return false
 		}
 		p.addr, p.conn = from, p.t.conn(from)
@@ -105,7 +104,7 @@ func (p *path) followLocked(now time.Time, from netip.AddrPort) (moved bool) {
 			p.home = from
 		}
 		p.stale.Store(true)
-		p.pmtu.Suspect(now)
+		p.PMTU.Suspect(now)
 		p.tx.route(p.addr, p.conn, p.mtuLocked())
 		moved = true
 	}
@@ -115,11 +114,9 @@ func (p *path) followLocked(now time.Time, from netip.AddrPort) (moved bool) {
 
 // answer sends a control message about a test, unless there are too many.
 func (p *path) answer(now time.Time, tag byte, msg []byte) {
-	if !p.answers.AllowN(now, 1) {
-		p.session.Counters.Rx.Drop(transport.DropRate, 1)
-		return
+	if p.session.Counters.Rx.Within(now, p.answers) {
+		_ = p.session.SendControl(tag, msg) // as in contact
 	}
-	_ = p.session.SendControl(tag, msg) // as in contact
 }
 
 // sendSpecial sends a special frame in a datagram of its own, at once.
@@ -148,6 +145,6 @@ func (p *path) sendSpecialTo(to netip.AddrPort, conn PacketConn, b []byte, df bo
 	p.session.Counters.Tx.AddDatagrams(n)
 	if err != nil && df {
 		p.stale.Store(true) // too big, or the route has gone: look at it
-		p.rouse()
+		p.Rouse()
 	}
 }

@@ -3,7 +3,6 @@ package sleeve
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -43,13 +42,6 @@ const (
 	defaultRoute = 1500 // MTU in bytes where the kernel knows no route
 )
 
-// Why a path ends.
-var (
-	errControlLost = errors.New("control connection lost")
-	errSilent      = errors.New("no heartbeat from the neighbour for 60 s")
-	errReplaced    = errors.New("too many newer paths to this neighbour")
-)
-
 // path is one way to a neighbour. Three kinds of goroutines meet here: the data
 // plane's (Send, Flush), which takes tx.mu only; the readers', which take mu for
 // special frames only; and Run's.
@@ -62,31 +54,23 @@ type path struct {
 	openMu sync.Mutex // guards open: there is a reader for each address family
 	open   *encap.SleeveOpen
 
-	heard     atomic.Int64 // of the last valid datagram: nanoseconds from t.epoch; 0: none
-	from      atomic.Pointer[netip.AddrPort]
-	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
-	traffic   pathstate.Traffic
-	evicted   chan struct{} // closed by evict
-	evictOnce sync.Once
-	refused   atomic.Bool // the kernel refused frames that fit the MTU as we know it
-	stale     atomic.Bool // the route is to be looked at again
+	from    atomic.Pointer[netip.AddrPort]
+	refused atomic.Bool // the kernel refused frames that fit the MTU as we know it
+	stale   atomic.Bool // the route is to be looked at again
 
 	answers, replies, moves *rate.Limiter
 
-	mu          sync.Mutex // guards below; taken before tx.mu
+	*pathstate.Watch // what Run goes by
+
+	mu          sync.Mutex // guards below, and what of Watch is Locked; taken before tx.mu
 	addr        netip.AddrPort
 	conn        PacketConn
 	home        netip.AddrPort // where the neighbour was first
 	seen        bool           // a heartbeat of this connection has come
 	established bool           // the neighbour has had one of ours
-	lost        bool           // the control connection is gone
 	begun       time.Time
-	due         time.Time // when Run wanted to wake up
 	heartbeatAt time.Time
-	life        pathstate.Life
-	prober      pathstate.Prober
 	frag        fragTest
-	pmtu        *pathstate.PMTU
 	routeMTU    int       // bytes, as the kernel says
 	routeAt     time.Time // when the kernel was asked for that
 	suspectAt   time.Time
@@ -97,7 +81,6 @@ var _ transport.Path = (*path)(nil)
 func newPath(t *Transport, s transport.Session) *path {
 	p := &path{
 		t: t, session: s, log: t.log.With("peer", s.Remote.Name),
-		wake: make(chan struct{}, 1), evicted: make(chan struct{}),
 		answers: rate.NewLimiter(answersPerSecond, answersPerSecond),
 		replies: rate.NewLimiter(repliesPerSecond, repliesPerSecond),
 		moves:   rate.NewLimiter(rate.Every(moveEvery), movesAtOnce),
@@ -112,8 +95,11 @@ func newPath(t *Transport, s transport.Session) *path {
 	if s.Native {
 		verify = pathstate.VerifyNative
 	}
-	p.pmtu = pathstate.NewPMTU(pathstate.PMTUConfig{
-		Overhead: p.overhead(s.RemoteAddr), Verify: verify, Skip: isFragTest,
+	p.Watch = pathstate.NewWatch(&p.mu, pathstate.WatchConfig{
+		Native: s.Native, Rests: s.Rests, Pace: s.Pace,
+		PMTU: pathstate.NewPMTU(pathstate.PMTUConfig{
+			Overhead: p.overhead(s.RemoteAddr), Verify: verify, Skip: isFragTest,
+		}),
 	})
 	if s.Dialled {
 		p.addr = netip.AddrPortFrom(s.RemoteAddr.Addr().Unmap(), cmp.Or(s.ControlPort, s.RemoteAddr.Port()))
@@ -134,7 +120,7 @@ func (p *path) overhead(to netip.AddrPort) int {
 
 // Send implements transport.Sender.
 func (p *path) Send(pk frame.Packet) error {
-	p.busy()
+	p.Busy()
 	return p.tx.send(pk)
 }
 
@@ -151,31 +137,13 @@ func (p *path) Run(ctx context.Context, report func(transport.State)) error {
 	p.t.add(p)
 	defer p.t.remove(p)
 	r := transport.NewReporter(report, p.log)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	done := p.session.Done
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.evicted:
-			return errReplaced
-		case <-done:
-			done = nil
-			p.controlLost(time.Now())
-		case <-p.wake:
-		case <-timer.C:
-		}
-		now := time.Now()
+	return p.Watch.Run(ctx, p.session.Done, func(now time.Time) (time.Time, error) {
 		p.lookAtRoute(now)
 		todo := p.step(now)
 		p.carryOut(todo)
 		r.Tell(now, todo.state)
-		if todo.err != nil {
-			return todo.err
-		}
-		timer.Reset(time.Until(todo.due))
-	}
+		return todo.due, todo.err
+	})
 }
 
 // orders is what a step found to be done.
@@ -195,83 +163,49 @@ func (p *path) step(now time.Time) orders {
 	defer p.mu.Unlock()
 	if p.begun.IsZero() {
 		p.begun, p.heartbeatAt = now, now
-		p.life.Begin(now, p.session.Native)
-		if p.session.Rests {
-			p.life.MayRest(p.session.Pace)
-		}
 	}
-	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
-		p.life.Stalled(now, late)
-		p.pmtu.Shift(late)
+	if p.JudgeLocked(now, p.seen && p.established) {
+		p.PMTU.Suspect(now) // it may be another way now, and tests in progress are stale
 	}
-	wasUp := p.life.Up
-	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
-	p.life.Judge(now, p.heardAt(), p.seen && p.established, p.lost)
-	if p.life.Up && !wasUp {
-		p.pmtu.Suspect(now) // it may be another way now, and tests in progress are stale
-	}
-	o := orders{err: p.failedLocked()}
+	o := orders{err: p.FailedLocked()}
 	p.heartbeatLocked(now, &o)
 	p.probeLocked(now, &o)
 	p.testLocked(now, &o)
 	o.state = p.stateLocked(now, o.err)
-	o.due = p.dueLocked(now)
-	p.due = o.due
-	if p.traffic.Rest(p.life.Resting()) {
-		p.rouse()
-	}
+	o.due = p.sleepLocked(now)
 	p.tx.route(p.addr, p.conn, p.mtuLocked())
 	p.tx.setStackOK(p.frag.ok)
 	return o
 }
 
-// failedLocked says why the path has ended for good.
-func (p *path) failedLocked() error {
-	switch {
-	case p.lost && (!p.session.Native || !p.life.Up):
-		return errControlLost
-	case p.life.Expired:
-		return errSilent
-	}
-	return nil
+// testingLocked reports whether tests go on. The control connection brings the answers.
+func (p *path) testingLocked(now time.Time) bool {
+	return p.TestsLocked(now) && !p.Lost && p.conn != nil
 }
-
-// testing reports whether tests make sense: the path works and the control
-// connection, which brings the answers, is there. Needs mu.
-func (p *path) testing() bool { return p.life.Up && !p.lost && p.conn != nil }
-
-// lazyLocked reports whether tests can wait until frames flow again.
-func (p *path) lazyLocked(now time.Time) bool { return p.life.Idle(now) && !p.pmtu.Testing() }
 
 // testLocked orders fragmentation and MTU tests.
 func (p *path) testLocked(now time.Time, o *orders) {
-	if !p.testing() || p.lazyLocked(now) {
+	if !p.testingLocked(now) {
 		return
 	}
-	if p.pmtu.MTU() == 0 && p.routeMTU != 0 {
-		p.pmtu.SetRoute(now, p.routeMTU)
+	if p.PMTU.MTU() == 0 && p.routeMTU != 0 {
+		p.PMTU.SetRoute(now, p.routeMTU)
 	}
 	o.fragTest = p.frag.next(now)
-	o.tests = p.pmtu.Next(now, nil)
+	o.tests = p.PMTU.Next(now, nil)
 }
 
 // mtuLocked is the MTU for frames in bytes.
 func (p *path) mtuLocked() int {
-	if mtu := p.pmtu.MTU(); mtu != 0 {
+	if mtu := p.PMTU.MTU(); mtu != 0 {
 		return mtu
 	}
-	if p.routeMTU != 0 {
-		return p.pmtu.Limit(p.routeMTU)
-	}
-	return p.pmtu.Limit(defaultRoute)
+	return p.PMTU.Limit(cmp.Or(p.routeMTU, defaultRoute))
 }
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
-	s := transport.State{
-		Up: p.life.Up && err == nil, Doubtful: p.life.Doubtful(now, p.heardAt()), Unproven: p.life.Unproven(now), MTU: p.pmtu.MTU(), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now),
-		Addr: p.addr, Encrypted: p.open != nil,
-		Authenticated: p.open != nil && p.session.Authenticated,
-	}
+	s := transport.StateLocked(now, p.Watch, err)
+	s.Addr, s.Encrypted, s.Authenticated = p.addr, p.open != nil, p.open != nil && p.session.Authenticated
 	if p.seen && p.established {
 		s.Handshakes = 1
 	}
@@ -288,32 +222,21 @@ func (p *path) stateLocked(now time.Time, err error) transport.State {
 	case !p.established:
 		s.Why = "the neighbour has not confirmed our heartbeats"
 	default:
-		s.Why = p.life.Why
+		s.Why = p.Life.Why
 	}
 	return s
 }
 
-// dueLocked is when step has to be called next.
-func (p *path) dueLocked(now time.Time) time.Time {
-	due := p.life.Due(now, p.heardAt())
-	earliest := func(t time.Time) {
-		if !t.IsZero() && t.Before(due) {
-			due = t
-		}
-	}
+// sleepLocked is when step has to be called next.
+func (p *path) sleepLocked(now time.Time) time.Time {
+	var route, heartbeat, frag, mtu time.Time
 	if p.conn != nil {
-		earliest(p.routeDueLocked())
-		earliest(p.heartbeatAt)
-		earliest(p.probeDueLocked(now))
+		route, heartbeat = p.routeDueLocked(), p.heartbeatAt
 	}
-	if p.testing() && !p.lazyLocked(now) {
-		earliest(p.frag.at)
-		earliest(p.pmtu.Due())
+	if p.testingLocked(now) {
+		frag, mtu = p.frag.at, p.PMTU.Due()
 	}
-	if due.Before(now) { // what was put off while the path was idle: no stall
-		return now
-	}
-	return due
+	return p.SleepLocked(now, route, heartbeat, p.probeDueLocked(now), frag, mtu)
 }
 
 // carryOut sends what a step ordered.
@@ -369,14 +292,14 @@ func (p *path) lookAtRoute(now time.Time) {
 		mtu = cmp.Or(p.routeMTU, defaultRoute)
 	}
 	p.routeMTU = mtu
-	p.pmtu.SetOverhead(now, p.overhead(to), mtu)
-	if p.pmtu.MTU() == 0 {
+	p.PMTU.SetOverhead(now, p.overhead(to), mtu)
+	if p.PMTU.MTU() == 0 {
 		return
 	}
-	p.pmtu.SetRoute(now, mtu)
-	if p.refused.Swap(false) && p.pmtu.Limit(mtu) >= p.pmtu.MTU() && !now.Before(p.suspectAt) {
+	p.PMTU.SetRoute(now, mtu)
+	if p.refused.Swap(false) && p.PMTU.Limit(mtu) >= p.PMTU.MTU() && !now.Before(p.suspectAt) {
 		p.suspectAt = now.Add(suspectEvery)
-		p.pmtu.Suspect(now)
+		p.PMTU.Suspect(now)
 	}
 }
 
@@ -384,7 +307,7 @@ func (p *path) lookAtRoute(now time.Time) {
 func (p *path) onRefused() {
 	p.refused.Store(true)
 	p.stale.Store(true)
-	p.rouse()
+	p.Rouse()
 }
 
 // HandleControl implements transport.Path. Unknown tags and wrong lengths are
@@ -396,52 +319,14 @@ func (p *path) HandleControl(tag byte, msg []byte) {
 	case tag == tagEstablished && !p.established:
 		p.established = true
 		p.heartbeatAt = now.Add(heartbeatSlow)
-		p.life.Reach(now)
+		p.Life.Reach(now)
 	case tag == tagFragTest:
 		p.frag.passed(now)
 	case tag == tagMTU && len(msg) == 2:
-		p.pmtu.Acked(now, int(msg[0])<<8|int(msg[1]))
+		p.PMTU.Acked(now, int(msg[0])<<8|int(msg[1]))
 	}
 	p.mu.Unlock()
-	p.rouse()
-}
-
-// controlLost is told once that the control connection is gone.
-func (p *path) controlLost(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost = true
-	p.life.Question(now)
-	p.prober.Hurry()
-}
-
-// Hurry probes a path at once that rests, because it may soon be needed.
-func (p *path) Hurry() {
-	p.mu.Lock()
-	if p.life.Resting() {
-		p.life.Wake(time.Now())
-		p.prober.Hurry()
-	}
-	p.mu.Unlock()
-	p.rouse()
-}
-
-// evict makes Run end.
-func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
-
-// busy notes that frames flow.
-func (p *path) busy() {
-	if p.traffic.Note() {
-		p.rouse()
-	}
-}
-
-// rouse makes Run look at once.
-func (p *path) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.Rouse()
 }
 
 // unseal opens a datagram under the path's key; the packets are appended to dst.
@@ -449,17 +334,6 @@ func (p *path) unseal(dst, datagram []byte) ([]byte, error) {
 	p.openMu.Lock()
 	defer p.openMu.Unlock()
 	return p.open.Open(dst, datagram)
-}
-
-// alive notes that a valid datagram of the neighbour was read.
-func (p *path) alive(now time.Time) { p.heard.Store(max(int64(now.Sub(p.t.epoch)), 1)) }
-
-// heardAt is when the last valid datagram was read; zero: none was.
-func (p *path) heardAt() time.Time {
-	if d := p.heard.Load(); d != 0 {
-		return p.t.epoch.Add(time.Duration(d))
-	}
-	return time.Time{}
 }
 
 // confirmed reports whether a heartbeat or probe of the path came from there last.

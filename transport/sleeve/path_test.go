@@ -15,6 +15,7 @@ import (
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
+	"meshd/internal/pathstate"
 	"meshd/internal/udp"
 	"meshd/transport"
 	"meshd/transport/transporttest"
@@ -228,8 +229,8 @@ func TestStockLife(t *testing.T) {
 			}
 			select {
 			case err := <-s.ended:
-				if !errors.Is(err, errSilent) {
-					t.Errorf("Run = %v, want %v", err, errSilent)
+				if !errors.Is(err, pathstate.ErrSilent) {
+					t.Errorf("Run = %v, want %v", err, pathstate.ErrSilent)
 				}
 			case <-time.After(52 * time.Second):
 				t.Error("Run goes on 60 s after the last heartbeat")
@@ -237,7 +238,7 @@ func TestStockLife(t *testing.T) {
 			if time.Since(s.start) < 120*time.Second {
 				t.Errorf("Run ended after %v, the last heartbeat was at 60 s", time.Since(s.start))
 			}
-			if s.state().Up || s.state().Why != errSilent.Error() {
+			if s.state().Up || s.state().Why != pathstate.ErrSilent.Error() {
 				t.Errorf("last state = %+v, want down and why", s.state())
 			}
 		})
@@ -420,8 +421,8 @@ func TestStockControlLost(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-s.ended:
-			if !errors.Is(err, errControlLost) {
-				t.Errorf("Run = %v, want %v", err, errControlLost)
+			if !errors.Is(err, pathstate.ErrControlLost) {
+				t.Errorf("Run = %v, want %v", err, pathstate.ErrControlLost)
 			}
 		default:
 			t.Error("Run goes on after the control connection of a stock router is lost")
@@ -464,8 +465,8 @@ func TestNativeWaits(t *testing.T) {
 		}
 		close(s.done)
 		synctest.Wait()
-		if err := <-s.ended; !errors.Is(err, errControlLost) {
-			t.Errorf("Run = %v, want %v", err, errControlLost)
+		if err := <-s.ended; !errors.Is(err, pathstate.ErrControlLost) {
+			t.Errorf("Run = %v, want %v", err, pathstate.ErrControlLost)
 		}
 	})
 }
@@ -663,20 +664,20 @@ func TestBothEndsStrayAndReturn(t *testing.T) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	p.established, p.life.Up = true, false
+	p.established, p.Life.Up = true, false
 	if p.home != farAddr {
 		t.Fatalf("home = %v, want %v", p.home, farAddr)
 	}
 	p.addr = thirdAddr
 	var o orders
-	p.prober.Hurry()
+	p.Prober.Hurry()
 	p.probeLocked(now, &o)
 	if o.probe == nil || o.home != farAddr {
 		t.Errorf("a probe to the wrong address alone: %+v", o)
 	}
-	p.life.Up = true
+	p.Life.Up = true
 	o = orders{}
-	p.prober.Hurry()
+	p.Prober.Hurry()
 	p.probeLocked(now, &o)
 	if o.home.IsValid() {
 		t.Error("a path that is up probes elsewhere too")

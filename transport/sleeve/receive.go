@@ -120,7 +120,7 @@ func (r *reader) settle() {
 		rx.AddDatagrams(r.tally.datagrams)
 		rx.Add(r.tally.frames, r.tally.bytes)
 		if r.tally.frames > 0 {
-			r.tally.p.busy()
+			r.tally.p.Busy()
 		}
 	}
 	r.tally = tally{}
@@ -151,7 +151,7 @@ func (r *reader) datagram(b []byte, from netip.AddrPort, run bool) {
 		}
 		packets, err := r.unseal(p, b)
 		if err == nil {
-			p.alive(r.now)
+			p.Alive(r.now)
 			r.judge(p, from, run, true)
 			r.packets(p, packets, from)
 			return
@@ -271,7 +271,7 @@ func (r *reader) plain(paths []*path, b []byte, from netip.AddrPort) {
 		if p.open == nil && p.confirmed(from) {
 			// What a restarted neighbour says at its old address is not good here.
 			if r.packets(p, b, from) {
-				p.alive(r.now)
+				p.Alive(r.now)
 			}
 			return
 		}

@@ -2,13 +2,17 @@ package sleeve
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
+	"meshd/internal/pathstate"
 	"meshd/internal/udp"
 	"meshd/transport"
 	"meshd/transport/transporttest"
@@ -227,12 +231,12 @@ func TestProbeTellsThatWeAreHeard(t *testing.T) {
 	b := newBench(t)
 	p := b.path(77, nil, true)
 	b.r.now = time.Unix(9000, 0)
-	b.feed(farAddr, plain(probe{uid: 77, heard: neverHeard}.append(nil, specialProbe)))
-	if !p.life.Reached().IsZero() {
+	b.feed(farAddr, plain(probe{uid: 77, heard: pathstate.NeverHeard}.append(nil, specialProbe)))
+	if !p.Life.Reached().IsZero() {
 		t.Error("we are taken for heard although we never were")
 	}
 	b.feed(farAddr, plain(probe{uid: 77, heard: 300}.append(nil, specialProbe)))
-	if got, want := p.life.Reached(), b.r.now.Add(-300*time.Millisecond); !got.Equal(want) {
+	if got, want := p.Life.Reached(), b.r.now.Add(-300*time.Millisecond); !got.Equal(want) {
 		t.Errorf("last heard at %v, want %v", got, want)
 	}
 }
@@ -262,53 +266,56 @@ func sealed(s *encap.SleeveSeal, frames ...[]byte) []byte {
 	return s.Seal(nil, host2, plain(frames...)[encap.SleeveNameLen:], true)
 }
 
+// ends reports whether a path has to end for newer ones. It belongs in a bubble.
+func ends(t *testing.T, p *path) bool {
+	ctx, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	sleep := func(now time.Time) (time.Time, error) { return now.Add(time.Hour), nil }
+	return errors.Is(p.Watch.Run(ctx, nil, sleep), pathstate.ErrReplaced)
+}
+
 // Datagrams of several connections find the path whose key opens them.
 func TestIncarnations(t *testing.T) {
-	b := newBench(t)
-	var paths []*path
-	var seals []*encap.SleeveSeal
-	for i := range maxIncarnations + 1 {
-		key := &[32]byte{byte(i + 1)}
-		paths = append(paths, b.path(uint64(i), key, true))
-		seals = append(seals, encap.NewSleeveSeal(key, false))
-	}
-	for i, s := range seals {
-		b.got = nil
-		b.feed(farAddr, sealed(s, transporttest.Frame(1, 100)))
-		evicted := i == 0
-		if got := len(b.got); (got == 0) != evicted {
-			t.Errorf("%d packets of connection %d", got, i)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		var paths []*path
+		var seals []*encap.SleeveSeal
+		for i := range transport.MaxIncarnations + 1 {
+			key := &[32]byte{byte(i + 1)}
+			paths = append(paths, b.path(uint64(i), key, true))
+			seals = append(seals, encap.NewSleeveSeal(key, false))
 		}
-		if got := paths[i].session.Counters.Rx.Stats().Frames; (got == 0) != evicted {
-			t.Errorf("connection %d counts %d frames", i, got)
-		}
-		select {
-		case <-paths[i].evicted:
-			if !evicted {
-				t.Errorf("path %d was evicted", i)
+		for i, s := range seals {
+			b.got = nil
+			b.feed(farAddr, sealed(s, transporttest.Frame(1, 100)))
+			evicted := i == 0
+			if got := len(b.got); (got == 0) != evicted {
+				t.Errorf("%d packets of connection %d", got, i)
 			}
-		default:
-			if evicted {
-				t.Error("the oldest of too many paths was not evicted")
+			if got := paths[i].session.Counters.Rx.Stats().Frames; (got == 0) != evicted {
+				t.Errorf("connection %d counts %d frames", i, got)
+			}
+			if got := ends(t, paths[i]); got != evicted {
+				t.Errorf("connection %d ends: %v, want %v", i, got, evicted)
 			}
 		}
-	}
-	newest := paths[len(paths)-1]
-	if got := drops(newest.session.Counters, transport.DropAuth); got != 1 {
-		t.Errorf("%d datagrams did not open, want 1", got)
-	}
-	again := sealed(seals[2], transporttest.Frame(1, 100))
-	b.feed(farAddr, again)
-	b.feed(farAddr, again)
-	if got := drops(newest.session.Counters, transport.DropReplay); got != 1 {
-		t.Errorf("%d datagrams were replayed, want 1", got)
-	}
-	for _, p := range paths {
-		b.tr.remove(p)
-	}
-	if n := len(*b.tr.paths.Load()); n != 0 {
-		t.Errorf("%d neighbours left after the last path was removed", n)
-	}
+		newest := paths[len(paths)-1]
+		if got := drops(newest.session.Counters, transport.DropAuth); got != 1 {
+			t.Errorf("%d datagrams did not open, want 1", got)
+		}
+		again := sealed(seals[2], transporttest.Frame(1, 100))
+		b.feed(farAddr, again)
+		b.feed(farAddr, again)
+		if got := drops(newest.session.Counters, transport.DropReplay); got != 1 {
+			t.Errorf("%d datagrams were replayed, want 1", got)
+		}
+		for _, p := range paths {
+			b.tr.remove(p)
+		}
+		if n := len(*b.tr.paths.Load()); n != 0 {
+			t.Errorf("%d neighbours left after the last path was removed", n)
+		}
+	})
 }
 
 // Two plain connections of one neighbour are told apart by UID and address.
@@ -336,18 +343,18 @@ func TestPlainIncarnations(t *testing.T) {
 func TestPlainRestart(t *testing.T) {
 	b := newBench(t)
 	p := b.path(1, nil, true)
-	b.r.now = b.tr.epoch.Add(time.Second)
+	b.r.now = time.Now().Add(time.Second)
 	b.feed(farAddr, heartbeat(1))
-	heard := p.heardAt()
+	heard := p.HeardAt()
 	b.r.now = b.r.now.Add(time.Second)
 	for _, d := range [][]byte{heartbeat(2), plain(probe{uid: 2}.append(nil, specialProbe)), plain(make([]byte, 13)), plain()} {
 		b.feed(farAddr, d)
-		if got := p.heardAt(); !got.Equal(heard) {
+		if got := p.HeardAt(); !got.Equal(heard) {
 			t.Errorf("%x is taken for a sign of life", d)
 		}
 	}
 	b.feed(farAddr, plain(transporttest.Frame(1, 60)))
-	if got := p.heardAt(); !got.Equal(b.r.now) {
+	if got := p.HeardAt(); !got.Equal(b.r.now) {
 		t.Errorf("last heard at %v, want %v", got, b.r.now)
 	}
 }
@@ -614,7 +621,7 @@ func FuzzDatagram(f *testing.F) {
 	f.Add(heartbeat(77)[6:])
 	f.Add(plain(zeros[:fragTestLen])[6:])
 	f.Add(plain(transporttest.Frame(1, 100), probe{uid: 77}.append(nil, specialProbe), nil)[6:])
-	f.Add(plain(probe{uid: 77, sequence: 1 << 31, heard: neverHeard}.append(nil, specialReply))[6:])
+	f.Add(plain(probe{uid: 77, sequence: 1 << 31, heard: pathstate.NeverHeard}.append(nil, specialReply))[6:])
 	f.Add(plain(tagged(transporttest.IPv4Frame(1, 60, true), 2))[6:])
 	f.Fuzz(func(t *testing.T, inner []byte) {
 		b := newBench(t)

@@ -126,7 +126,7 @@ func TestAggregationLimit(t *testing.T) {
 	for _, key := range []*[32]byte{nil, {1}} {
 		w, far := newWire(t, transporttest.Link{MTU: 65535})
 		p := openPath(t, w, far, session(host1, key, true), ignore)
-		mtu := p.pmtu.Limit(1500)
+		mtu := p.PMTU.Limit(1500)
 		limit := 1472
 		for size := frame.HeaderLen; size <= mtu+frame.HeaderLen; size += 61 {
 			for range 100 {

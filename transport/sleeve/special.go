@@ -41,7 +41,6 @@ const (
 	heardAt    = sequenceAt + 4
 
 	probeMagic = 0x6d657368
-	neverHeard = 1<<32 - 1
 )
 
 // special is what a special frame is.
@@ -89,7 +88,7 @@ func classify(b []byte, native bool) special {
 type probe struct {
 	uid      uint64
 	sequence uint32
-	heard    uint32 // milliseconds, or neverHeard
+	heard    uint32 // milliseconds, or pathstate.NeverHeard
 }
 
 // readProbe reads a frame that classify found to be a probe or a reply.

@@ -21,11 +21,6 @@ import (
 // Name is the overlay's name in the handshake (weave protocol, section 5).
 const Name = "sleeve"
 
-// maxIncarnations is how many paths to one neighbour may run at a time: the one
-// in use, the one that takes over, and those of two connections of which one is
-// about to lose (weave protocol, section 1.9).
-const maxIncarnations = 4
-
 // PacketConn is a batched UDP socket of one address family, with the contracts of
 // udp.Conn.
 type PacketConn interface {
@@ -70,7 +65,6 @@ type Transport struct {
 	log     *slog.Logger
 	stray   *transport.Counters
 	conns   []PacketConn
-	epoch   time.Time // what path.heard counts from
 
 	mu    sync.Mutex // guards changes of paths
 	paths atomic.Pointer[pathMap]
@@ -86,7 +80,7 @@ var _ transport.Transport = (*Transport)(nil)
 func New(c Config) (*Transport, error) {
 	t := &Transport{
 		local: c.Local, deliver: c.Deliver, log: c.Log, stray: c.Stray,
-		conns: c.Sockets, epoch: time.Now(),
+		conns: c.Sockets,
 	}
 	if t.log == nil {
 		t.log = slog.New(slog.DiscardHandler)
@@ -164,7 +158,7 @@ func (t *Transport) tooBig(dst netip.AddrPort, _ int) {
 		for _, p := range paths {
 			if p.confirmed(dst) {
 				p.stale.Store(true)
-				p.rouse()
+				p.Rouse()
 			}
 		}
 	}
@@ -199,9 +193,9 @@ func (t *Transport) add(p *path) {
 	next := maps.Clone(*t.paths.Load())
 	name := p.session.Remote.Name
 	list := slices.Insert(slices.Clone(next[name]), 0, p)
-	if len(list) > maxIncarnations {
-		list[maxIncarnations].evict()
-		list = list[:maxIncarnations]
+	if len(list) > transport.MaxIncarnations {
+		list[transport.MaxIncarnations].Evict()
+		list = list[:transport.MaxIncarnations]
 	}
 	next[name] = list
 	t.paths.Store(&next)

@@ -145,7 +145,7 @@ func openPath(t *testing.T, w PacketConn, far netip.AddrPort, s transport.Sessio
 		t.Fatal(err)
 	}
 	sp := p.(*path)
-	sp.tx.route(far, w, sp.pmtu.Limit(1500))
+	sp.tx.route(far, w, sp.PMTU.Limit(1500))
 	return sp
 }
 

@@ -90,7 +90,7 @@ func (p *path) unneeded(now time.Time) (wait time.Duration, worked bool) {
 	switch {
 	case !p.connectedLocked():
 		return 0, worked
-	case !p.life.Up && now.Sub(p.bound.since) >= aliveWithin:
+	case !p.Life.Up && now.Sub(p.bound.since) >= aliveWithin:
 		return 0, worked
 	}
 	return lookEvery, worked
@@ -108,7 +108,7 @@ func (p *path) failed(err error) {
 	p.mu.Lock()
 	p.lastErr = err
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }
 
 // target is the neighbour's control port.
@@ -180,7 +180,7 @@ func (t *Transport) accept(ctx context.Context, c net.Conn) error {
 	if err != nil {
 		return err
 	}
-	p := t.find(o.index)
+	p := t.paths.Find(o.index)
 	if p == nil || p.session.Dialled {
 		return errors.New("an opening for no path of ours")
 	}

@@ -25,18 +25,14 @@ const answersPerSecond = 100
 
 // Times of a path.
 const (
-	helloEvery  = time.Second            // a hello that found no room in the connection's queue
-	eagerEvery  = 100 * time.Millisecond // between probes to begin with
-	eagerFor    = time.Second
+	helloEvery  = time.Second     // a hello that found no room in the connection's queue
 	giveUpAfter = 5 * time.Second // a connection over which the path is down
 )
 
-// Why a path or its connection ends.
+// Why a connection ends.
 var (
-	errControlLost = errors.New("control connection lost")
-	errReplaced    = errors.New("too many newer paths to this neighbour")
-	errEnding      = errors.New("the path is ending")
-	errDead        = errors.New("the path is down over it")
+	errEnding = errors.New("the path is ending")
+	errDead   = errors.New("the path is down over it")
 )
 
 // path is one way to a neighbour. The data plane (Send, Flush) takes tx.mu only;
@@ -46,19 +42,16 @@ type path struct {
 	t       *Transport
 	session transport.Session
 	log     *slog.Logger
-	index   uint64 // of our path; written by Transport.add
+	index   uint64 // of our path; Run's
 	tx      sender
 
-	heard     atomic.Int64  // of the last record: nanoseconds from t.epoch; 0: none
-	wake      chan struct{} // any goroutine sends, Run receives; full: Run will look anyway
-	traffic   pathstate.Traffic
-	redial    chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
-	evicted   chan struct{} // closed by evict
-	evictOnce sync.Once
-	met       chan struct{} // closed by meetLocked when both hellos are there
-	answers   *rate.Limiter
+	redial  chan struct{} // who finds a connection broken sends, dial receives; full: it will look anyway
+	met     chan struct{} // closed by meetLocked when both hellos are there
+	answers *rate.Limiter
 
-	mu        sync.Mutex      // guards below; taken before tx.mu
+	*pathstate.Watch // what Run goes by
+
+	mu        sync.Mutex      // guards below, and what of Watch is Locked; taken before tx.mu
 	ctx       context.Context // of what runs for the path; nil: it does not run
 	wg        sync.WaitGroup  // of that; Go is called with mu held and ctx not done
 	bound     *bound          // nil: no connection yet
@@ -72,12 +65,7 @@ type path struct {
 	greeted   bool            // ours was sent
 	greetAt   time.Time
 	helloErr  error     // theirs cannot be used
-	lost      bool      // the control connection is gone
-	due       time.Time // when Run wanted to wake up
-	probedAt  time.Time
 	upAt      time.Time // when the path was up last, or began
-	life      pathstate.Life
-	prober    pathstate.Prober
 }
 
 var _ transport.Path = (*path)(nil)
@@ -97,17 +85,17 @@ type bound struct {
 func newPath(t *Transport, s transport.Session) *path {
 	p := &path{
 		t: t, session: s, log: t.log.With("peer", s.Remote.Name),
-		wake: make(chan struct{}, 1), redial: make(chan struct{}, 1),
-		evicted: make(chan struct{}), met: make(chan struct{}),
+		redial: make(chan struct{}, 1), met: make(chan struct{}),
 		answers: rate.NewLimiter(answersPerSecond, answersPerSecond),
 	}
+	p.Watch = pathstate.NewWatch(&p.mu, pathstate.WatchConfig{Native: true, Rests: s.Rests, Pace: s.Pace})
 	p.tx.counters, p.tx.more = s.Counters, make(chan struct{}, 1)
 	return p
 }
 
 // Send implements transport.Sender.
 func (p *path) Send(pk frame.Packet) error {
-	p.busy()
+	p.Busy()
 	return p.tx.send(&pk)
 }
 
@@ -120,50 +108,25 @@ func (p *path) Flush() error {
 // Run implements transport.Path. It returns an error when the control connection
 // is lost and the path does not work either.
 func (p *path) Run(ctx context.Context, report func(transport.State)) error {
-	if err := p.t.add(p); err != nil {
-		return err
-	}
-	defer p.t.remove(p)
+	p.index = p.t.paths.Add(p.session.Remote.Name, p)
+	defer p.t.paths.Remove(p.index)
 	inner, cancel := context.WithCancel(ctx)
 	defer p.end(cancel)
 	p.begin(inner)
 	r := transport.NewReporter(report, p.log)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	done := p.session.Done
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.evicted:
-			return errReplaced
-		case <-done:
-			done = nil
-			p.controlLost(time.Now())
-		case <-p.wake:
-		case <-timer.C:
-		}
-		now := time.Now()
+	return p.Watch.Run(ctx, p.session.Done, func(now time.Time) (time.Time, error) {
 		todo := p.step(now)
 		p.carryOut(now, todo)
 		r.Tell(now, todo.state)
-		if todo.err != nil {
-			return todo.err
-		}
-		timer.Reset(time.Until(todo.due))
-	}
+		return todo.due, todo.err
+	})
 }
 
 // begin makes our hello, and begins to dial where that is ours to do.
 func (p *path) begin(ctx context.Context) {
-	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.ctx, p.upAt = ctx, now
-	p.life.Begin(now, true)
-	if p.session.Rests {
-		p.life.MayRest(p.session.Pace)
-	}
+	p.ctx, p.upAt = ctx, time.Now()
 	p.hello = hello{index: p.index, mtu: p.t.mtu, can: p.t.can}.append(nil)
 	p.meetLocked()
 	if p.session.Dialled {
@@ -199,19 +162,12 @@ type orders struct {
 func (p *path) step(now time.Time) orders {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if late := now.Sub(p.due); !p.due.IsZero() && late > pathstate.StallAfter {
-		p.life.Stalled(now, late)
-	}
-	p.life.Settle(now, p.traffic.Take() || p.lost, p.prober.Loss(now))
-	p.life.Judge(now, p.heardAt(), p.bound != nil, p.lost)
-	if p.life.Up {
+	p.JudgeLocked(now, p.bound != nil)
+	if p.Life.Up {
 		p.upAt = now
 	}
-	var o orders
-	if p.lost && !p.life.Up {
-		o.err = errControlLost
-	}
-	if !p.greeted && !p.lost && !now.Before(p.greetAt) {
+	o := orders{err: p.FailedLocked()}
+	if !p.greeted && !p.Lost && !now.Before(p.greetAt) {
 		p.greetAt = now.Add(helloEvery)
 		o.hello = p.hello
 	}
@@ -220,18 +176,14 @@ func (p *path) step(now time.Time) orders {
 		o.give = p.bound
 	}
 	o.state = p.stateLocked(now, o.err)
-	o.due = p.dueLocked(now)
-	p.due = o.due
-	if p.traffic.Rest(p.life.Resting()) {
-		p.rouse()
-	}
+	o.due = p.sleepLocked(now)
 	return o
 }
 
 // giveUpAtLocked is when a connection over which the path is down is given up, so
 // that it keeps no memory; zero: not.
 func (p *path) giveUpAtLocked() time.Time {
-	if p.life.Up || !p.connectedLocked() {
+	if p.Life.Up || !p.connectedLocked() {
 		return time.Time{}
 	}
 	at := p.bound.since
@@ -258,7 +210,7 @@ func (p *path) HandleControl(tag byte, msg []byte) {
 		}
 	}
 	p.mu.Unlock()
-	p.rouse()
+	p.Rouse()
 }
 
 // meetLocked derives the key as soon as both hellos are there.
@@ -301,8 +253,7 @@ func (p *path) take(c net.Conn, s secrets) error {
 	p.bound = b
 	p.bindings++
 	p.lastErr = nil
-	p.life.Interrupt(b.since)
-	p.prober.Hurry()
+	p.RenewLocked(b.since)
 	if old != nil {
 		p.rekeys += old.rekeys.Load()
 		p.wg.Go(func() { p.leave(old) })
@@ -310,7 +261,7 @@ func (p *path) take(c net.Conn, s secrets) error {
 	p.tx.open(b)
 	p.wg.Go(func() { p.feed(ctx, b) })
 	p.wg.Go(func() { p.receive(ctx, b) })
-	p.rouse()
+	p.Rouse()
 	return nil
 }
 
@@ -357,7 +308,7 @@ func (p *path) broken(b *bound, err error) {
 	p.mu.Lock()
 	if p.bound == b && !b.ended {
 		b.ended, p.lastErr = true, err
-		p.life.Interrupt(time.Now())
+		p.Life.Interrupt(time.Now())
 		p.log.Debug("TCP connection of a path ended", "addr", b.addr, "err", err)
 	}
 	p.mu.Unlock()
@@ -365,16 +316,15 @@ func (p *path) broken(b *bound, err error) {
 	case p.redial <- struct{}{}:
 	default:
 	}
-	p.rouse()
+	p.Rouse()
 }
 
 func (p *path) stateLocked(now time.Time, err error) transport.State {
-	s := transport.State{
-		Up: p.life.Up && err == nil, Unproven: p.life.Unproven(now), RTT: p.prober.RTT(), MinRTT: p.prober.MinRTT(now), Loss: p.prober.Loss(now), MTU: p.neighbour.mtu,
-		Encrypted: true, Authenticated: p.session.Authenticated, Handshakes: p.bindings, Rekeys: p.rekeys,
-	}
+	s := transport.StateLocked(now, p.Watch, err)
+	s.MTU, s.Encrypted, s.Authenticated = p.neighbour.mtu, true, p.session.Authenticated
+	s.Handshakes, s.Rekeys = p.bindings, p.rekeys
 	// A connection that has ended is known to carry nothing until the next one.
-	s.Doubtful = s.Up && (p.life.Doubtful(now, p.heardAt()) || !p.connectedLocked())
+	s.Doubtful = s.Up && (s.Doubtful || !p.connectedLocked())
 	if p.bound != nil {
 		s.Addr = p.bound.addr
 		s.Rekeys += p.bound.rekeys.Load()
@@ -400,31 +350,21 @@ func (p *path) whyLocked(err error) string {
 		return "connecting"
 	case p.bound == nil:
 		return "waiting for the neighbour's connection"
-	case p.life.Why != "":
-		return p.life.Why
-	case p.heard.Load() == 0:
+	case p.Life.Why != "":
+		return p.Life.Why
+	case p.HeardAt().IsZero():
 		return "nothing from the neighbour yet"
 	}
 	return "the neighbour has not answered"
 }
 
-// dueLocked is when step has to be called next.
-func (p *path) dueLocked(now time.Time) time.Time {
-	due := p.life.Due(now, p.heardAt())
-	earliest := func(t time.Time) {
-		if !t.IsZero() && t.Before(due) {
-			due = t
-		}
+// sleepLocked is when step has to be called next.
+func (p *path) sleepLocked(now time.Time) time.Time {
+	var greet time.Time
+	if !p.greeted && !p.Lost {
+		greet = p.greetAt
 	}
-	if !p.greeted && !p.lost {
-		earliest(p.greetAt)
-	}
-	earliest(p.probeDueLocked(now))
-	earliest(p.giveUpAtLocked())
-	if due.Before(now) { // what was put off while the path was idle: no stall
-		return now
-	}
-	return due
+	return p.SleepLocked(now, greet, p.probeDueLocked(now), p.giveUpAtLocked())
 }
 
 // carryOut does what a step ordered.
@@ -435,62 +375,10 @@ func (p *path) carryOut(now time.Time, o orders) {
 		p.mu.Unlock()
 	}
 	if o.probe {
-		p.tx.note(encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.heardAgo(now)}))
+		p.tx.note(encap.AppendNativeProbe(nil, encap.NativeQuestion{Sequence: o.seq, Heard: p.HeardAgo(now)}))
 	}
 	if o.give != nil {
 		p.broken(o.give, errDead)
 	}
 	p.tx.tend(now)
-}
-
-// controlLost is told once that the control connection is gone.
-func (p *path) controlLost(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.lost = true
-	p.life.Question(now)
-	p.prober.Hurry()
-}
-
-// Hurry probes a path at once that rests, because it may soon be needed.
-func (p *path) Hurry() {
-	p.mu.Lock()
-	if p.life.Resting() {
-		p.life.Wake(time.Now())
-		p.prober.Hurry()
-	}
-	p.mu.Unlock()
-	p.rouse()
-}
-
-// evict makes Run end.
-func (p *path) evict() { p.evictOnce.Do(func() { close(p.evicted) }) }
-
-// busy notes that frames flow.
-func (p *path) busy() {
-	if p.traffic.Note() {
-		p.rouse()
-	}
-}
-
-// rouse makes Run look at once.
-func (p *path) rouse() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
-}
-
-// alive notes that a record of the neighbour was read, and reports whether it was the
-// first.
-func (p *path) alive(now time.Time) (first bool) {
-	return p.heard.Swap(max(int64(now.Sub(p.t.epoch)), 1)) == 0
-}
-
-// heardAt is when the last record was read; zero: none was.
-func (p *path) heardAt() time.Time {
-	if d := p.heard.Load(); d != 0 {
-		return p.t.epoch.Add(time.Duration(d))
-	}
-	return time.Time{}
 }

@@ -172,12 +172,12 @@ func (r *reading) deliver() {
 	rx := &r.p.session.Counters.Rx
 	rx.Add(r.frames, r.bytes)
 	if r.frames > 0 {
-		r.p.busy()
+		r.p.Busy()
 	}
 	rx.AddDatagrams(r.records)
 	r.records, r.frames, r.bytes = 0, 0, 0
-	if r.p.alive(r.now) {
-		r.p.hurry()
+	if r.p.Alive(r.now) {
+		r.p.Revive()
 	}
 	if len(r.batch) > 0 {
 		r.p.t.deliver(r.batch)

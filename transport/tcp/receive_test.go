@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
@@ -21,7 +20,7 @@ import (
 // newReading reads what the neighbour that is returned seals, without goroutines.
 func newReading(t testing.TB, deliver frame.Handler) (*reading, *neighbour) {
 	t.Helper()
-	tr := &Transport{deliver: deliver, log: slog.New(slog.DiscardHandler), epoch: time.Now()}
+	tr := &Transport{deliver: deliver, log: slog.New(slog.DiscardHandler)}
 	p := newPath(tr, transport.Session{Secret: &secret, Counters: &transport.Counters{}})
 	open, err := encap.NewNativeOpen(&secret, bestSuite())
 	if err != nil {

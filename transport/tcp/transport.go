@@ -3,16 +3,11 @@ package tcp
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
-	"sync"
-	"time"
 
 	"meshd/internal/encap"
 	"meshd/internal/frame"
@@ -21,11 +16,6 @@ import (
 
 // Name is the overlay's name in the handshake.
 const Name = "tcp"
-
-// maxIncarnations is how many paths to one neighbour may run at a time: the one
-// in use, the one that takes over, and those of two connections of which one is
-// about to lose (weave protocol, section 1.9).
-const maxIncarnations = 4
 
 // Port is the control port, which is shared with sessions.
 type Port interface {
@@ -66,11 +56,7 @@ type Transport struct {
 	log     *slog.Logger
 	mtu     int
 	can     abilities
-	epoch   time.Time // what path.heard counts from
-
-	mu    sync.Mutex // guards below
-	paths map[uint64]*path
-	all   []*path // newest first
+	paths   transport.Table[uint64, *path] // by the index that connections are bound by
 }
 
 var _ transport.Transport = (*Transport)(nil)
@@ -79,7 +65,7 @@ var _ transport.Transport = (*Transport)(nil)
 // accept yet.
 func New(c Config) (*Transport, error) {
 	t := &Transport{
-		port: c.Port, deliver: c.Deliver, epoch: time.Now(), paths: map[uint64]*path{}, mtu: maxMTU,
+		port: c.Port, deliver: c.Deliver, mtu: maxMTU,
 		log: cmp.Or(c.Log, slog.New(slog.DiscardHandler)).With("transport", Name),
 	}
 	switch {
@@ -121,44 +107,4 @@ func (t *Transport) Open(s transport.Session) (transport.Path, error) {
 		return nil, errors.New("tcp: the session has no control connection or no counters")
 	}
 	return newPath(t, s), nil
-}
-
-// add makes the path take connections, under an index of its own. Of too many to
-// one neighbour the oldest has to end.
-func (t *Transport) add(p *path) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for p.index == 0 || t.paths[p.index] != nil {
-		var b [8]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return fmt.Errorf("choose an index: %w", err)
-		}
-		p.index = binary.BigEndian.Uint64(b[:])
-	}
-	t.paths[p.index] = p
-	t.all = slices.Insert(t.all, 0, p)
-	same := 0
-	for _, x := range t.all {
-		if x.session.Remote.Name == p.session.Remote.Name {
-			if same++; same > maxIncarnations {
-				x.evict()
-			}
-		}
-	}
-	return nil
-}
-
-// remove makes the path take nothing any more.
-func (t *Transport) remove(p *path) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.paths, p.index)
-	t.all = slices.DeleteFunc(t.all, func(x *path) bool { return x == p })
-}
-
-// find finds the path with an index; nil: there is none.
-func (t *Transport) find(index uint64) *path {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.paths[index]
 }
