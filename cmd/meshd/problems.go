@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -42,6 +43,7 @@ func problems(s *Status, c ConfigReport) []Problem {
 	f := findings{}
 	f.port(s)
 	f.widePorts(s)
+	f.containers(s)
 	f.pending(c)
 	f.transports(s)
 	f.targets(s)
@@ -73,6 +75,24 @@ func (f *findings) widePorts(s *Status) {
 	for _, w := range s.Port.Wide {
 		f.add(Warning, "wide-port", "%s on the bridge %s has MTU %d, our port %s: larger frames of the container behind it are lost; set both its ends to that",
 			w.Name, s.Port.Bridge, w.MTU, figure(s.Port.MTU))
+	}
+}
+
+// containers reports what was attached, exposed or published and is not so now. A
+// container that does not run is no fault.
+func (f *findings) containers(s *Status) {
+	for _, c := range s.Containers.Containers {
+		if !c.Attached && !c.Stopped && c.Problem != "" {
+			f.add(Warning, "container-not-attached", "container %s is not on the overlay: %s", cmp.Or(c.Name, c.ID, c.NetNS), c.Problem)
+		}
+	}
+	for _, p := range s.Containers.Published {
+		if len(p.Listen) == 0 && p.Problem != "" {
+			f.add(Warning, "not-published", "%s is not published: %s", p.Spec, p.Problem)
+		}
+	}
+	for _, text := range s.Containers.Problems {
+		f.add(Warning, "host-on-overlay", "%s", text)
 	}
 }
 

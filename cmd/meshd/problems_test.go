@@ -9,6 +9,7 @@ import (
 
 	"meshd/routing/control"
 	"meshd/tap"
+	"meshd/tap/containers"
 	"meshd/transport"
 )
 
@@ -32,6 +33,16 @@ func TestProblems(t *testing.T) {
 		{"port out of its bridge",
 			func(r *Report) { r.Port.State = tap.State{Why: "the bridge is gone"} },
 			Error, "port-not-joined", "port meshd0 is not in the bridge weave: the bridge is gone"},
+		{"container that is not attached",
+			func(r *Report) {
+				r.Containers.Containers = []containers.ContainerView{{Name: "stopped", Stopped: true, Problem: "it does not run"}, {Name: "web", Problem: "10.2.1.1 is in use"}}
+			},
+			Warning, "container-not-attached", "container web is not on the overlay: 10.2.1.1 is in use"},
+		{"port that is taken",
+			func(r *Report) {
+				r.Containers.Published = []containers.PublishedView{{Spec: "80:web:80", Problem: "tcp port 80 is taken"}}
+			},
+			Warning, "not-published", "80:web:80 is not published: tcp port 80 is taken"},
 		{"transport without paths",
 			func(r *Report) { r.Transports[0].Problem = "socket closed" },
 			Error, "transport-unusable", "transport sleeve makes no paths: socket closed"},

@@ -10,6 +10,7 @@ import (
 	"meshd/routing"
 	"meshd/routing/control"
 	"meshd/tap"
+	"meshd/tap/containers"
 	"meshd/transport"
 )
 
@@ -44,6 +45,7 @@ type Status struct {
 	Forwarder      routing.Stats   `json:"forwarder"`
 	Port           Port            `json:"port"`
 	Transports     []TransportView `json:"transports"`
+	Containers     containers.View `json:"containers"`
 	// StrayDrops counts datagrams that belong to no path, by reason.
 	StrayDrops map[string]uint64 `json:"stray_drops,omitempty"`
 }
@@ -276,7 +278,7 @@ func newStatus(r Report, now time.Time) Status {
 		Name: m.Self.Name.String(), NickName: clean(m.Self.NickName),
 		Protocol:    ProtocolRange{Min: m.MinProtocol, Max: m.MaxProtocol},
 		ControlPort: m.Port, PasswordSet: m.Encrypted, Discovery: m.Discovery, ConnLimit: m.ConnLimit,
-		Identity: r.Trust.Identity.String(), Trust: newTrustView(r.Trust),
+		Identity: r.Trust.Identity.String(), Trust: newTrustView(r.Trust), Containers: r.Containers,
 		TrustedSubnets: each(m.TrustedSubnets, netip.Prefix.String),
 		ConfigFile:     r.Config.File,
 		Targets:        each(m.Targets, newTarget),

@@ -24,6 +24,7 @@ type ContainerView struct {
 	Name      string         `json:"name"`
 	NetNS     string         `json:"netns,omitempty"`
 	Attached  bool           `json:"attached"` // false: it does not run, or there is a problem
+	Stopped   bool           `json:"stopped"`  // it does not run, and is attached when it does again
 	Problem   string         `json:"problem,omitempty"`
 	Device    string         `json:"device,omitempty"` // inside the container
 	MAC       string         `json:"mac,omitempty"`
@@ -88,7 +89,7 @@ func (k *Keeper) View() View {
 func (e *entry) view() ContainerView {
 	v := ContainerView{
 		Engine: e.want.Engine, ID: e.want.ID, Name: e.want.Name, NetNS: e.want.NetNS,
-		Attached: e.iface != nil, Problem: e.problem, Addresses: e.want.Addresses,
+		Attached: e.iface != nil, Stopped: e.stopped, Problem: e.problem, Addresses: e.want.Addresses,
 	}
 	if e.iface != nil {
 		v.Device, v.MAC, v.MTU = e.iface.Device, e.iface.MAC.String(), e.iface.MTU
