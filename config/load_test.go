@@ -36,6 +36,7 @@ overrides:
 - {peer: "fd00::1", transports: [sleeve]}
 discovery: false
 connection_limit: 0
+containers: {sockets: [/tmp/docker.sock], proc: /host/proc}
 api: {socket: /tmp/meshd.sock, http: "127.0.0.1:6784"}
 log_level: debug
 `
@@ -57,8 +58,9 @@ func fullConfig() Config {
 			{Net: netip.MustParsePrefix("10.1.0.0/16"), Transports: []string{"punch", "sleeve"}},
 			{Net: netip.MustParsePrefix("fd00::1/128"), Transports: []string{"sleeve"}},
 		},
-		API:      API{Socket: "/tmp/meshd.sock", HTTP: "127.0.0.1:6784"},
-		LogLevel: slog.LevelDebug,
+		API:        API{Socket: "/tmp/meshd.sock", HTTP: "127.0.0.1:6784"},
+		Containers: Containers{Sockets: []string{"/tmp/docker.sock"}, Proc: "/host/proc"},
+		LogLevel:   slog.LevelDebug,
 	}
 }
 
@@ -461,6 +463,7 @@ func (c Config) canonical() Config {
 	c.QUIC.Listen = append([]string{}, c.QUIC.Listen...)
 	c.NAT.STUNServers = append([]string{}, c.NAT.STUNServers...)
 	c.NAT.External = append([]string{}, c.NAT.External...)
+	c.Containers.Sockets = append([]string{}, c.Containers.Sockets...)
 	c.Overrides = append([]Override{}, c.Overrides...)
 	c.TrustedSubnets = append([]netip.Prefix{}, c.TrustedSubnets...)
 	return c

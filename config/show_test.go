@@ -50,6 +50,9 @@ transports: # default
 overrides: [] # default
 discovery: true # default
 connection_limit: 200 # default
+containers:
+    sockets: [] # default
+    proc: /proc # default
 api:
     socket: /run/meshd.sock # default
     http: "" # default
