@@ -162,13 +162,7 @@ func (h *node) start() {
 		if err := <-done; err != nil {
 			h.Errorf("Run() = %v", err)
 		}
-		stacks := make([]byte, 1<<20)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		for _, ours := range []string{"containers.(*Keeper)", "publish.(*Proxy)", "expose.(*Exposer)", "engine.(*"} {
-			if bytes.Contains(stacks, []byte(ours)) {
-				h.Errorf("a goroutine of %s outlives Run:\n%s", ours, stacks)
-			}
-		}
+		h.wantEnded()
 		if err := x.Close(); err != nil {
 			h.Error(err)
 		}
@@ -180,6 +174,28 @@ func (h *node) start() {
 		}
 	})
 	h.until("the engine is watched", func() bool { return h.engine.Listeners() > 0 })
+}
+
+// wantEnded checks that no goroutine of a Keeper goes on. Readers of the kernel's news
+// end a moment after their socket was closed.
+func (h *node) wantEnded() {
+	h.Helper()
+	var stacks []byte
+	ended := func() error {
+		stacks = make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		for _, ours := range []string{"containers.(*Keeper)", "publish.(*Proxy)", "expose.(*Exposer)", "engine.(*"} {
+			if bytes.Contains(stacks, []byte(ours)) {
+				return fmt.Errorf("a goroutine of %s outlives Run", ours)
+			}
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // h's is done in a cleanup
+	defer cancel()
+	if err := lab.Poll(ctx, time.Millisecond, ended); err != nil {
+		h.Errorf("%v:\n%s", err, stacks)
+	}
 }
 
 func (h *node) run(name string) *enginetest.Container {

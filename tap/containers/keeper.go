@@ -174,10 +174,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 func (k *Keeper) end() {
 	k.mu.Lock()
 	k.cancel()
-	unused := len(k.exposed) == 0 && !slices.ContainsFunc(k.all(), func(e *entry) bool { return e.iface != nil })
 	k.mu.Unlock()
 	k.wg.Wait()
-	if unused {
+	// By what is there: containers may not have been looked at yet.
+	joined, err := attach.Leftovers(k.Bridge)
+	used := err != nil || len(k.exposuresNow()) > 0 || slices.ContainsFunc(joined, func(l attach.Leftover) bool { return l.Joined })
+	if !used {
 		if err := k.Exposer.Remove(); err != nil {
 			k.Log.Warn("rules of the firewall stay", "err", err)
 		}

@@ -49,6 +49,9 @@ func (k *Keeper) restoreHeld(ctx context.Context, e *entry) {
 		want.Name = c.Name
 		iface, err = k.join(ctx, c, want)
 	}
+	if errors.Is(err, context.Canceled) {
+		return // Run ends: how the container is was not found out
+	}
 	if err != nil {
 		k.note(e, want, nil, err.Error())
 		k.mu.Lock()

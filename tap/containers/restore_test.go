@@ -3,11 +3,14 @@ package containers
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"meshd/tap/expose"
 )
 
 func TestRestart(t *testing.T) {
@@ -182,5 +185,31 @@ func TestOtherBridgesStay(t *testing.T) {
 		h.start()
 		h.look(h.Context())
 		h.wantInside(web, "10.32.0.1/24")
+	})
+}
+
+// A Keeper that ends before it has looked leaves the rules of what is attached.
+func TestEndBeforeTheFirstLook(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		web := h.run("web")
+		h.mustAttach(web, "10.32.0.1/24")
+		h.stop()
+		before, err := expose.Left(bridge)
+		must(h.T, err)
+		h.start()
+		h.stop()
+		after, err := expose.Left(bridge)
+		must(h.T, err)
+		if len(before) == 0 || !slices.Equal(before, after) {
+			h.Errorf("left: %q, were %q", after, before)
+		}
+		h.wantInside(web, "10.32.0.1/24")
+		h.start()
+		_, err = h.Detach(h.Context(), "web", nil)
+		must(h.T, err)
+		h.stop()
+		if left, err := expose.Left(bridge); err != nil || len(left) > 0 {
+			h.Errorf("left with nothing attached: %q, %v", left, err)
+		}
 	})
 }
