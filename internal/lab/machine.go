@@ -17,12 +17,13 @@ import (
 const machineScript = `set -eu
 umount /sys 2>/dev/null || true
 for dir in /run /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
-hostname "$1"
-echo ready
+printf %s "$1" | md5sum | cut -c1-32 >/run/machine-id
+[ ! -e /etc/machine-id ] || mount --bind /run/machine-id /etc/machine-id
+hostname "$1" # last: it is what Machine waits for
 exec sleep infinity`
 
-// Machine is a namespace with a host name and with /run, /var/lib and /var/log of its
-// own, as a computer has them: daemons in several do not meet. It takes programs of
+// Machine is a namespace with a host name, a machine-id and /run, /var/lib and /var/log of
+// its own, as a computer has them: daemons in several do not meet. It takes programs of
 // util-linux. Its methods may be called concurrently.
 type Machine struct {
 	*Namespace
