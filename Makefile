@@ -64,7 +64,7 @@ demo: build ## show a mesh of three hosts in network namespaces (root)
 	./meshd demo
 
 test: ## run all tests (root: those in network namespaces too)
-	@.ci/need $(GO) certificates nft? iperf3? turnserver? shellcheck? dash? busybox? systemd-analyze?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver? shellcheck? dash? busybox? systemd-analyze? dockerd?
 	$(GO) test -p 1 -timeout 15m $(PKG)
 	$(if $(filter ./...,$(PKG)),cd integration/dashboard && $(GO) test ./...)
 	$(if $(filter ./...,$(PKG)),cd packaging && $(GO) test ./...)
