@@ -125,7 +125,7 @@ func (p *Port) repair() time.Duration {
 		p.log.Info("port re-joined its bridge", "device", p.device, "bridge", p.bridge,
 			"because", strings.Join(done, ", "))
 		if slices.Contains(done, bridgeMissing) {
-			p.log.Warn("the bridge is a new one: containers that were on it must be attached again", "bridge", p.bridge)
+			p.log.Warn("the bridge is a new one: what others than meshd put on it must be attached again", "bridge", p.bridge)
 		}
 	}
 	p.note(true, "")

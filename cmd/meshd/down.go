@@ -27,7 +27,7 @@ func newDownCmd(connect func() *client) *cobra.Command {
 	opt := downOptions{}
 	cmd := &cobra.Command{
 		Use:   "down",
-		Short: "End the daemon and remove the bridge",
+		Short: "End the daemon and take back what it made",
 		Long: `End the running daemon, wait until it has gone, and take back what it leaves in place
 for the next one: interfaces of containers, exposed addresses, rules of the firewall,
 and the bridge. A bridge that meshd did not make stays. What was attached, exposed and
@@ -94,7 +94,7 @@ func takeBack(bridge string) error {
 // reportRemoval says what became of the bridge.
 func reportRemoval(out io.Writer, bridge string, err error) error {
 	if err == nil {
-		fmt.Fprintf(out, "the bridge %s is removed: what was attached to it must be attached again (to restart only, end meshd with SIGTERM)\n", bridge)
+		fmt.Fprintf(out, "the bridge %s is removed: `meshd up` attaches again what meshd attached, and nothing that others did (to restart only, end meshd with SIGTERM)\n", bridge)
 	}
 	if errors.Is(err, tap.ErrForeign) {
 		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", bridge)

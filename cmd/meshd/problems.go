@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"meshd/tap/containers"
 )
 
 // Severity says how bad a problem is.
@@ -79,16 +81,21 @@ func (f *findings) widePorts(s *Status) {
 }
 
 // containers reports what was attached, exposed or published and is not so now. A
-// container that does not run is no fault.
+// container that does not run, or was not looked for yet, is no fault.
 func (f *findings) containers(s *Status) {
 	for _, c := range s.Containers.Containers {
-		if !c.Attached && !c.Stopped && c.Problem != "" {
-			f.add(Warning, "container-not-attached", "container %s is not on the overlay: %s", cmp.Or(c.Name, c.ID, c.NetNS), c.Problem)
+		if c.Attached || c.Stopped || c.Problem == "" || c.Problem == containers.Unseen {
+			continue
 		}
+		what, who := "container", cmp.Or(c.Name, c.ID, c.NetNS)
+		if c.ID == "" {
+			what = "namespace"
+		}
+		f.add(Warning, "container-not-attached", "%s %s is not on the overlay: %s; it is tried again until `meshd detach %s`", what, who, c.Problem, who)
 	}
 	for _, p := range s.Containers.Published {
 		if len(p.Listen) == 0 && p.Problem != "" {
-			f.add(Warning, "not-published", "%s is not published: %s", p.Spec, p.Problem)
+			f.add(Warning, "not-published", "%s is not published: %s; it is tried again until `meshd unpublish %s`", p.Spec, p.Problem, p.Spec)
 		}
 	}
 	for _, text := range s.Containers.Problems {

@@ -35,14 +35,26 @@ func TestProblems(t *testing.T) {
 			Error, "port-not-joined", "port meshd0 is not in the bridge weave: the bridge is gone"},
 		{"container that is not attached",
 			func(r *Report) {
-				r.Containers.Containers = []containers.ContainerView{{Name: "stopped", Stopped: true, Problem: "it does not run"}, {Name: "web", Problem: "10.2.1.1 is in use"}}
+				r.Containers.Containers = []containers.ContainerView{
+					{Name: "stopped", ID: "1", Stopped: true, Problem: "it does not run"},
+					{Name: "early", ID: "2", Problem: containers.Unseen},
+					{Name: "web", ID: "3", Problem: "10.2.1.1 is in use"},
+				}
 			},
-			Warning, "container-not-attached", "container web is not on the overlay: 10.2.1.1 is in use"},
+			Warning, "container-not-attached", "container web is not on the overlay: 10.2.1.1 is in use; it is tried again until `meshd detach web`"},
+		{"namespace that is not attached",
+			func(r *Report) {
+				r.Containers.Containers = []containers.ContainerView{{NetNS: "/run/netns/lab", Problem: "it has gone"}}
+			},
+			Warning, "container-not-attached", "namespace /run/netns/lab is not on the overlay: it has gone"},
 		{"port that is taken",
 			func(r *Report) {
 				r.Containers.Published = []containers.PublishedView{{Spec: "80:web:80", Problem: "tcp port 80 is taken"}}
 			},
-			Warning, "not-published", "80:web:80 is not published: tcp port 80 is taken"},
+			Warning, "not-published", "80:web:80 is not published: tcp port 80 is taken; it is tried again until `meshd unpublish 80:web:80`"},
+		{"firewall in the way",
+			func(r *Report) { r.Containers.Problems = []string{"100% of FORWARD drops: type this"} },
+			Warning, "host-on-overlay", "100% of FORWARD drops: type this"},
 		{"transport without paths",
 			func(r *Report) { r.Transports[0].Problem = "socket closed" },
 			Error, "transport-unusable", "transport sleeve makes no paths: socket closed"},

@@ -114,7 +114,7 @@ func (k *Keeper) load() error {
 		return err
 	}
 	for _, a := range attachments {
-		k.entries[a.key()] = &entry{want: a, problem: "it was not looked for yet"}
+		k.entries[a.key()] = &entry{want: a, problem: Unseen}
 		k.claim(addrs(a.Addresses), a.owner())
 	}
 	if k.exposed, err = k.exposures.load(); err != nil {

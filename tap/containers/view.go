@@ -17,6 +17,10 @@ type View struct {
 	Problems   []string        `json:"problems"` // in words, with the remedy
 }
 
+// Unseen is the problem of a container that was attached before the daemon started, until
+// it is looked for.
+const Unseen = "it was not looked for yet"
+
 // ContainerView is a container that was attached.
 type ContainerView struct {
 	Engine    string         `json:"engine"` // empty: a plain namespace
