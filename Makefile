@@ -101,7 +101,7 @@ soak-traffic: dist/bench ## carry checked traffic for SOAKTIME (10m) and see tha
 	dist/bench -soak $(SOAKTIME) -only '$(ONLY)'
 
 integration: ## run whole daemons in network namespaces (root)
-	@.ci/need $(GO) certificates nft? iperf3? turnserver?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver? busybox? docker? dockerd?
 	$(GO) test -count=1 -timeout 20m ./integration/...
 
 # MESHD_NATHOLD=5m watches each cell for so long, NATHELD cells at a time.

@@ -1,9 +1,15 @@
-// Package docker plays the story that meshd is made for on real Docker engines: three
-// hosts, an engine and meshd in a container on each, containers that reach each other,
-// and the death of the first host. Each host is a machine of the lab, with an engine of
-// its own.
+// Package docker has the reference story as a test: what a user of Weave Net typed, with
+// the script mesh, on hosts with a real Docker engine each. It has no code but tests.
 //
-//	weave01 10.142.130.16 ──┐
-//	                        ├── VLAN 1 ── router ── VLAN 2 ── weave03 10.107.153.153
-//	weave02 10.142.130.17 ──┘
+//	weave01 10.142.130.16   weave02 10.142.130.17      weave03 10.107.153.153
+//	httpd .10, client1 .11  client2 .21                client3 .31
+//	       │                       │                          │
+//	 ══════╧═══════ lan1 ══════════╧═══╤═══ router ═══ lan2 ══╧══
+//
+// A host is a network, mount and host name namespace with a dockerd of its own in it;
+// the overlay is 192.168.99.0/24. Images are made on the spot: box is a static busybox,
+// meshd what `make image` builds.
+//
+// It needs root, busybox (static), docker and dockerd, and skips without, but fails where
+// CI or MESHD_NEED_DOCKER is set.
 package docker

@@ -1,224 +1,395 @@
 package docker
 
 import (
-	"errors"
+	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
-	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
 
-var containerID = regexp.MustCompile(`^[0-9a-f]{64}$`)
+const (
+	subnet = "192.168.99.0/24"
+	httpd  = "192.168.99.10"
+	// page is what the service answers.
+	page = "it works"
+	// serve is the service: it ends at once when it is told to.
+	serve = "echo it works >/www/index.html; trap exit TERM; httpd -f -p 80 -h /www & wait"
+)
 
-// launch starts meshd on a host, and looks at what the user sees.
-func (h *host) launch(args ...string) {
-	h.t.Helper()
-	if id := h.do(append([]string{"mesh", "launch"}, args...)...); !containerID.MatchString(id) {
-		h.t.Errorf("mesh launch on %s prints %q, want a container's id", h.name, id)
+// The story, in the order in which it was told. Each step needs those before it.
+func TestReferenceStory(t *testing.T) {
+	w := newWorld(t)
+	w.step("Launch", launch)
+	w.step("Bridge", bridge)
+	w.step("Privileges", privileges)
+	w.step("Run", runContainers)
+	w.step("Inside", inside)
+	w.step("Expose", expose)
+	w.step("Rules", rules)
+	w.step("Reach", func(w *world) { w.reach() })
+	w.step("Publish", publish)
+	w.step("BadInput", badInput)
+	w.step("NoDocker", noDocker)
+	w.step("RestartContainer", restartContainer)
+	w.step("RestartMeshd", restartMeshd)
+	w.step("RestartDocker", restartDocker)
+	w.step("FirstHostDies", firstHostDies)
+	w.step("Reset", reset)
+}
+
+// launch starts meshd on all hosts; only the address of weave01 is ever told.
+func launch(w *world) {
+	id := w.weave01.doID("mesh", "launch")
+	w.must(w.each(w.hosts[1:], func(h *host) error {
+		out, err := h.try("mesh", "launch", w.weave01.addr)
+		if err == nil && !containerID.MatchString(out) {
+			err = fmt.Errorf("mesh launch on %s prints %q, want the container's id only", h.name, out)
+		}
+		return err
+	}))
+	if got := w.weave01.do("docker", "inspect", "-f", "{{.Id}}", "meshd"); got != id {
+		w.Errorf("the container meshd is %s, mesh launch printed %s", got, id)
+	}
+	w.eventually("each host is connected with both others", func() error {
+		for _, h := range w.hosts {
+			if err := h.connected(2); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// connected is an error unless the host has that many connections, all established.
+func (h *host) connected(want int) error {
+	out, err := h.try("mesh", "status", "connections")
+	if err != nil {
+		return err
+	}
+	if got := strings.Count(out, " established "); got != want {
+		return fmt.Errorf("%s has %d of %d connections:\n%s", h.name, got, want, out)
+	}
+	return nil
+}
+
+func bridge(w *world) {
+	for _, h := range w.hosts {
+		if out := h.do("busybox", "ip", "-o", "link", "show", "weave"); !strings.Contains(out, ",UP") {
+			w.Errorf("%s: the bridge weave is not up: %s", h.name, out)
+		}
+		if out := h.do("busybox", "ip", "-4", "-o", "addr", "show", "weave"); out != "" {
+			w.Errorf("%s: the bridge weave has an IPv4 address: %s", h.name, out)
+		}
+		if out := h.sysfs("weave/bridge/stp_state"); out != "0" {
+			w.Errorf("%s: STP of the bridge weave is %s, want 0", h.name, out)
+		}
+		if out := h.do("busybox", "ip", "-o", "-4", "addr", "show", "docker0"); !strings.Contains(out, "inet 172.17.0.1/16") {
+			w.Errorf("%s: docker0 has %q, want 172.17.0.1/16 as Docker made it", h.name, out)
+		}
+		if out := h.sysfs("docker0/mtu"); out != "1500" {
+			w.Errorf("%s: the MTU of docker0 is %s, want 1500 as Docker made it", h.name, out)
+		}
 	}
 }
 
-// run starts a container on the mesh.
-func (h *host) run(cidr, name string, command ...string) {
-	h.t.Helper()
-	id := h.do(append([]string{"mesh", "run", cidr, "--name", name, boxImage}, command...)...)
-	if !containerID.MatchString(id) {
-		h.t.Errorf("mesh run on %s prints %q, want a container's id", h.name, id)
+// sysfs reads of the host's interfaces: the /sys of a machine shows another's.
+func (h *host) sysfs(path string) string {
+	h.w.Helper()
+	return h.sh("mkdir -p /run/sysfs && { mountpoint -q /run/sysfs || mount -t sysfs sysfs /run/sysfs; } && cat /run/sysfs/class/net/" + path)
+}
+
+// privileges looks at what Docker gave the container of meshd, and at what the kernel says.
+func privileges(w *world) {
+	var c struct {
+		HostConfig struct {
+			Privileged     bool
+			ReadonlyRootfs bool
+			CapAdd         []string
+			CapDrop        []string
+		}
+		State struct{ Pid int }
+	}
+	w.must(json.Unmarshal([]byte(w.weave01.do("docker", "inspect", "-f", "{{json .}}", "meshd")), &c))
+	for i, name := range c.HostConfig.CapAdd {
+		c.HostConfig.CapAdd[i] = strings.TrimPrefix(name, "CAP_")
+	}
+	slices.Sort(c.HostConfig.CapAdd)
+	want := []string{"NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW", "SYS_ADMIN", "SYS_PTRACE"}
+	if c.HostConfig.Privileged || !c.HostConfig.ReadonlyRootfs || !slices.Equal(c.HostConfig.CapAdd, want) || !slices.Equal(c.HostConfig.CapDrop, []string{"ALL"}) {
+		w.Errorf("meshd runs with %+v, want no privileges but %v", c.HostConfig, want)
+	}
+	// As numbered in linux/capability.h.
+	const mask = 1<<10 | 1<<12 | 1<<13 | 1<<19 | 1<<21
+	effective := w.weave01.sh(fmt.Sprintf("sed -n 's/^CapEff:[[:space:]]*//p' /proc/%d/status", c.State.Pid))
+	if got, err := strconv.ParseUint(effective, 16, 64); err != nil || got != mask {
+		w.Errorf("meshd has the capabilities %s, want %016x", effective, mask)
 	}
 }
 
-// fetch fetches the page from a URL, in a container, or on the host itself where that
-// is empty.
-func (h *host) fetch(container, url string) error {
-	args := []string{"busybox", "wget", "-qO-", url}
-	if container != "" {
-		args = []string{"docker", "exec", container, "/bin/wget", "-qO-", url}
+// box is mesh run of a container that does this, and tells of faults by Error.
+func (h *host) box(cidr, name, command string) {
+	h.w.Helper()
+	id, err := h.try("mesh", "run", cidr, "--name", name, "--stop-timeout", "1", "box", "sh", "-c", command)
+	if err != nil {
+		h.w.Error(err)
+		return
 	}
-	out, err := h.try(args...)
-	if err == nil && out != page {
-		err = fmt.Errorf("%s from %s is %q", url, h.name, out)
+	if got, err := h.try("docker", "inspect", "-f", "{{.Id}}", name); err != nil || got != id {
+		h.w.Errorf("%s: mesh run printed %q, container %s is %q, %v", h.name, id, name, got, err)
 	}
+}
+
+func runContainers(w *world) {
+	const idle = "trap exit TERM; sleep 100000 & wait"
+	var wg sync.WaitGroup // each looks for its address on the overlay for a second
+	wg.Go(func() { w.weave01.box(httpd+"/24", "httpd", serve) })
+	wg.Go(func() { w.weave01.box("192.168.99.11/24", "client1", idle) })
+	wg.Go(func() { w.weave02.box("192.168.99.21/24", "client2", idle) })
+	wg.Go(func() { w.weave03.box("192.168.99.31/24", "client3", serve) })
+	wg.Wait()
+	if w.Failed() {
+		w.FailNow()
+	}
+	if out := w.weave01.do("mesh", "ps"); strings.Count(out, "\n") != 1 || !strings.Contains(out, httpd+"/24") || !strings.Contains(out, "192.168.99.11/24") {
+		w.Errorf("mesh ps prints\n%s\nwant a line for httpd and one for client1", out)
+	}
+}
+
+func inside(w *world) {
+	h := w.weave01
+	links := h.do("docker", "exec", "httpd", "ip", "-o", "addr")
+	var v4 []string
+	for line := range strings.Lines(links) {
+		if f := strings.Fields(line); f[2] == "inet" {
+			v4 = append(v4, f[1]+" "+f[3])
+		}
+	}
+	slices.Sort(v4)
+	if len(v4) != 3 || !strings.HasPrefix(v4[0], "eth0 172.17.0.") || v4[1] != "ethwe "+httpd+"/24" {
+		w.Fatalf("httpd has the addresses %q, want those of lo and eth0, and ethwe %s/24", v4, httpd)
+	}
+	eth0 := strings.TrimSuffix(strings.TrimPrefix(v4[0], "eth0 "), "/16")
+	if got, want := h.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/mtu"), h.sysfs("weave/mtu"); got != want {
+		w.Errorf("the MTU of ethwe is %s, that of the bridge is %s", got, want)
+	}
+	var got []string
+	for line := range strings.Lines(h.do("docker", "exec", "httpd", "ip", "route")) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	want := []string{
+		"172.17.0.0/16 dev eth0 scope link src " + eth0,
+		"192.168.99.0/24 dev ethwe scope link src " + httpd,
+		"224.0.0.0/4 dev ethwe scope link",
+		"default via 172.17.0.1 dev eth0",
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		w.Errorf("the routes in httpd are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func expose(w *world) {
+	mac := w.weave01.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/address")
+	w.weave01.refuse([]string{"mesh", "expose", httpd + "/24"}, httpd, "httpd", "choose another address")
+	w.weave02.refuse([]string{"mesh", "expose", httpd + "/24"}, httpd, mac, "weave01", "choose another address")
+
+	if out := w.weave01.do("mesh", "expose", "192.168.99.1/24"); out != "192.168.99.1" {
+		w.Errorf("mesh expose 192.168.99.1/24 prints %q", out)
+	}
+	used := map[string]bool{"192.168.99.1": true, httpd: true, "192.168.99.11": true, "192.168.99.21": true, "192.168.99.31": true}
+	for _, h := range w.hosts[1:] {
+		out := h.do("mesh", "expose", "net:"+subnet)
+		a, err := netip.ParseAddr(out)
+		if err != nil || !netip.MustParsePrefix(subnet).Contains(a) || used[out] {
+			w.Errorf("%s: mesh expose net:%s prints %q, want a free address of it", h.name, subnet, out)
+		}
+		used[out] = true
+		if have := h.do("busybox", "ip", "-o", "-4", "addr", "show", "weave"); !strings.Contains(have, " "+out+"/24 ") {
+			w.Errorf("%s: the bridge has %q, want the exposed address %s/24", h.name, have, out)
+		}
+	}
+}
+
+const ourRule = "-A FORWARD -i weave -o weave -m comment --comment meshd -j ACCEPT"
+
+func rules(w *world) {
+	for _, h := range w.hosts {
+		save := h.do("iptables-save")
+		if !strings.Contains(save, ourRule+"\n") {
+			w.Errorf("%s: iptables-save has no rule %q:\n%s", h.name, ourRule, save)
+		}
+		if !strings.Contains(save, "-A FORWARD -j DOCKER-USER\n") {
+			w.Errorf("%s: Docker's rules have gone:\n%s", h.name, save)
+		}
+	}
+}
+
+// reach is the story's matrix: from each host and from a container of each.
+func (w *world) reach() {
+	w.Helper()
+	for i, h := range w.hosts {
+		client := []string{"docker", "exec", fmt.Sprintf("client%d", i+1)}
+		w.must(h.pings(nil, httpd))
+		w.must(h.pings(client, httpd))
+		w.must(h.fetches(nil, httpd))
+		w.must(h.fetches(client, httpd))
+	}
+}
+
+// pings is an error unless an address answers; by is what comes before the command.
+func (h *host) pings(by []string, addr string) error {
+	if by == nil {
+		by = []string{"busybox"}
+	}
+	_, err := h.try(append(by, "ping", "-c", "1", "-W", "2", addr)...)
 	return err
 }
 
-func (h *host) fetches(container, url string) {
-	h.t.Helper()
-	h.eventually("fetches "+url, func() error { return h.fetch(container, url) })
+// fetches is an error unless the service answers at host[:port]. On a host itself there
+// may be no program for it, and a static busybox cannot look names up there.
+func (h *host) fetches(by []string, at string) error {
+	url := "http://" + at + "/"
+	ctx, cancel := context.WithTimeout(h.w.Context(), 5*time.Second)
+	defer cancel()
+	var out string
+	var err error
+	if by == nil {
+		out, err = h.Get(ctx, url)
+	} else {
+		out, err = h.run(ctx, append(by, "wget", "-q", "-O", "-", url)...)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %s: %w", h.name, url, err)
+	}
+	if strings.TrimSpace(out) != page {
+		return fmt.Errorf("%s: %s is %q, want %q", h.name, url, out, page)
+	}
+	return nil
 }
 
-func (h *host) pings(container, to string) {
-	h.t.Helper()
-	h.eventually("pings "+to, func() error {
-		_, err := h.try("docker", "exec", container, "/bin/ping", "-c", "1", "-W", "2", to)
-		return err
-	})
+func publish(w *world) {
+	w.weave01.do("mesh", "publish", "80:httpd:80")
+	w.weave03.do("mesh", "publish", "8080:"+httpd+":80")
+	w.published()
 }
 
-const page = "hello from weave01"
-
-// serve is the command of a container that has the page.
-func serve() []string {
-	return []string{"/bin/sh", "-c", "echo " + page + " >/index.html; exec /bin/httpd -f -p 80 -h /"}
-}
-
-// The reference story, from the first launch to the death of the first host.
-func TestStory(t *testing.T) {
-	c := newCluster(t)
-	vlan1, err := c.lab.Switch("vlan1")
-	c.must(err)
-	vlan2, err := c.lab.Switch("vlan2")
-	c.must(err)
-	router, err := c.lab.Router("router")
-	c.must(err)
-	c.must(vlan1.Plug(router, "eth0", netip.MustParsePrefix("10.142.130.1/26")))
-	c.must(vlan2.Plug(router, "eth1", netip.MustParsePrefix("10.107.153.129/26")))
-	weave01 := c.host("weave01", vlan1, "10.142.130.16/26", "10.142.130.1")
-	weave02 := c.host("weave02", vlan1, "10.142.130.17/26", "10.142.130.1")
-	weave03 := c.host("weave03", vlan2, "10.107.153.153/26", "10.107.153.129")
-	all := []*host{weave01, weave02, weave03}
-	c.images(all...)
-	before := weave02.rules()
-
-	weave01.launch()
-	weave02.launch("10.142.130.16")
-	weave03.launch("10.142.130.16")
-	for _, h := range all {
-		h.eventually("is in a full mesh", func() error {
-			if out := h.do("mesh", "status"); !strings.Contains(out, "Peers: 3 (with 6 established connections)") {
-				return errors.New(out)
-			}
-			return nil
+// published fetches the service by the published ports, once each of them works.
+func (w *world) published() {
+	w.Helper()
+	for _, at := range []struct {
+		from *host
+		url  string
+	}{
+		{w.weave02, w.weave01.addr}, {w.weave03, w.weave01.addr}, {w.weave01, w.weave01.addr},
+		{w.weave01, "127.0.0.1"}, {w.weave01, "[::1]"},
+		{w.weave01, w.weave03.addr + ":8080"}, {w.weave03, "127.0.0.1:8080"},
+	} {
+		w.eventually(fmt.Sprintf("%s reaches http://%s/", at.from.name, at.url), func() error {
+			return at.from.fetches(nil, at.url)
 		})
 	}
-	weave01.looksAsWeave()
+}
 
-	weave01.run("192.168.99.10/24", "httpd", serve()...)
-	weave01.run("192.168.99.11/24", "client1", "/bin/sleep", "1000")
-	weave02.run("192.168.99.21/24", "client2", "/bin/sleep", "1000")
-	weave03.run("192.168.99.31/24", "client3", serve()...)
-	weave01.insideOf("httpd", "192.168.99.10/24")
+// attachedAgain waits until httpd has its interface and the ports lead to it.
+func (w *world) attachedAgain() {
+	w.Helper()
+	w.eventually("httpd is attached again", func() error {
+		out, err := w.weave01.try("docker", "exec", "httpd", "ip", "-o", "-4", "addr", "show", "ethwe")
+		if err == nil && !strings.Contains(out, httpd+"/24") {
+			err = fmt.Errorf("ethwe has %q", out)
+		}
+		return err
+	})
+	w.eventually("client3 reaches httpd", func() error {
+		return w.weave03.fetches([]string{"docker", "exec", "client3"}, httpd)
+	})
+	w.published()
+}
 
-	weave01.refuse("container httpd", "mesh", "expose", "192.168.99.10/24")
-	weave02.refuse("peer weave01", "mesh", "expose", "192.168.99.10/24")
-	for _, h := range all {
-		if a, err := netip.ParseAddr(h.do("mesh", "expose", "net:192.168.99.0/24")); err != nil || !netip.MustParsePrefix("192.168.99.0/24").Contains(a) {
-			t.Errorf("%s is exposed as %v, %v", h.name, a, err)
+func restartContainer(w *world) {
+	w.weave01.do("docker", "restart", "httpd")
+	w.attachedAgain()
+}
+
+func restartMeshd(w *world) {
+	before := w.weave01.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/ifindex")
+	w.weave01.do("docker", "restart", "meshd")
+	if after := w.weave01.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/ifindex"); after != before {
+		w.Errorf("ethwe of httpd is interface %s, and was %s before meshd was restarted", after, before)
+	}
+	w.eventually("client2 reaches httpd", func() error {
+		return w.weave02.pings([]string{"docker", "exec", "client2"}, httpd)
+	})
+	w.attachedAgain()
+	w.reach()
+}
+
+func restartDocker(w *world) {
+	h := w.weave01
+	w.must(h.stopEngine())
+	w.must(h.startEngine())
+	h.do("docker", "start", "httpd", "client1")
+	w.attachedAgain()
+	w.eventually("client1 is attached again", func() error {
+		return h.pings([]string{"docker", "exec", "client1"}, httpd)
+	})
+	w.reach()
+	rules(w)
+}
+
+// firstHostDies cuts weave01 off, which was the only one that anybody was told of.
+func firstHostDies(w *world) {
+	w.must(w.lan1.Mute(w.weave01.Namespace, "eth0"))
+	client2, client3 := []string{"docker", "exec", "client2"}, []string{"docker", "exec", "client3"}
+	check := func() {
+		w.Helper()
+		w.must(w.weave02.pings(client2, "192.168.99.31"))
+		w.must(w.weave03.pings(client3, "192.168.99.21"))
+		w.must(w.weave02.fetches(client2, "192.168.99.31"))
+	}
+	check()
+	for _, h := range w.hosts[1:] {
+		w.eventually(h.name+" has noticed", func() error { return h.connected(1) })
+	}
+	check()
+	if err := w.weave02.pings(client2, httpd); err == nil {
+		w.Error("httpd answers on a host that is dead")
+	}
+}
+
+func reset(w *world) {
+	h := w.weave02
+	h.do("mesh", "reset")
+	links := h.do("busybox", "ip", "-o", "addr")
+	for _, ours := range []string{"weave", "192.168.99."} {
+		if strings.Contains(links, ours) {
+			w.Errorf("after mesh reset there is %q left:\n%s", ours, links)
 		}
 	}
-	if rules := weave02.do("iptables-save"); !strings.Contains(rules, "-A FORWARD -i weave -o weave -m comment --comment meshd -j ACCEPT") || strings.Contains(rules, "incompatible") {
-		t.Errorf("iptables-save on weave02:\n%s", rules)
-	}
-	for i, h := range all {
-		h.pings(fmt.Sprintf("client%d", i+1), "192.168.99.10")
-		h.fetches(fmt.Sprintf("client%d", i+1), "http://192.168.99.10/")
-		h.fetches("", "http://192.168.99.10/")
-	}
-
-	t.Run("publish", func(t *testing.T) {
-		weave01.do("mesh", "publish", "80:httpd:80")
-		weave02.fetches("", "http://10.142.130.16/")
-		weave01.fetches("", "http://127.0.0.1/")
-		weave01.fetches("", "http://[::1]/")
-		weave03.do("mesh", "publish", "8080:192.168.99.10:80")
-		weave01.fetches("", "http://10.107.153.153:8080/")
-		weave01.refuse("already", "mesh", "publish", "80:192.168.99.31:80")
-	})
-	t.Run("restarts", func(t *testing.T) {
-		weave01.do("docker", "restart", "-t", "0", "httpd")
-		weave02.fetches("client2", "http://192.168.99.10/")
-		weave02.fetches("", "http://10.142.130.16/")
-		weave01.do("docker", "restart", "-t", "3", "meshd")
-		weave02.fetches("", "http://10.142.130.16/")
-		weave02.pings("client2", "192.168.99.11")
-	})
-	t.Run("refused", func(t *testing.T) { refused(weave02) })
-	t.Run("death of weave01", func(t *testing.T) {
-		c.must(vlan1.Mute(weave01.Namespace, "eth0"))
-		weave02.pings("client2", "192.168.99.31")
-		weave02.fetches("client2", "http://192.168.99.31/")
-	})
-	t.Run("reset", func(t *testing.T) {
-		weave02.do("mesh", "reset")
-		if after := weave02.rules(); after != before {
-			t.Errorf("rules after mesh reset\n%s\nand before mesh launch\n%s", after, before)
-		}
-		for _, link := range strings.Split(weave02.do("ip", "-o", "link"), "\n") {
-			if strings.Contains(link, ": weave:") || strings.Contains(link, ": vethwe") || strings.Contains(link, ": meshd") {
-				t.Errorf("left behind: %s", link)
+	for _, command := range [][]string{{"iptables-save"}, {"nft", "list", "ruleset"}} {
+		out := h.do(command...)
+		for line := range strings.Lines(out) {
+			if strings.Contains(line, "meshd") || strings.Contains(line, "weave") {
+				w.Errorf("after mesh reset %s has %q", command[0], line)
 			}
 		}
-	})
-}
-
-// rules are those of the firewall, without counters and handles.
-func (h *host) rules() string {
-	out := h.do("iptables-save") + h.do("nft", "list", "tables")
-	return regexp.MustCompile(`(?m)^#.*\n|\[\d+:\d+\]`).ReplaceAllString(out, "")
-}
-
-// looksAsWeave looks at what weave's users have in their fingers: bridge, ports, and
-// that Docker's own bridge is as it was.
-func (h *host) looksAsWeave() {
-	h.t.Helper()
-	bridge := h.do("ip", "-d", "-o", "addr", "show", "dev", "weave")
-	link := h.do("ip", "-d", "-o", "link", "show", "dev", "weave")
-	if strings.Contains(bridge, "inet ") || !strings.Contains(link, "stp_state 0") || !strings.Contains(link, "UP") {
-		h.t.Errorf("bridge of %s: %s %s", h.name, link, bridge)
 	}
-	if docker0 := h.do("ip", "-o", "addr", "show", "dev", "docker0"); !strings.Contains(docker0, "172.17.0.1/16") {
-		h.t.Errorf("docker0 of %s: %s", h.name, docker0)
+	if out := h.do("docker", "exec", "client2", "ip", "-o", "link"); strings.Contains(out, "ethwe") {
+		w.Errorf("after mesh reset client2 has\n%s", out)
 	}
-	if p := h.do("docker", "inspect", "-f", "{{.HostConfig.Privileged}} {{.HostConfig.NetworkMode}} {{.HostConfig.CapDrop}}", "meshd"); p != "false host [ALL]" {
-		h.t.Errorf("meshd runs with %s", p)
+	if out := h.do("docker", "ps", "-a", "--format", "{{.Names}}"); out != "client2" {
+		w.Errorf("after mesh reset there are the containers %q, want client2", out)
 	}
-}
-
-// insideOf looks at what a container has.
-func (h *host) insideOf(container, cidr string) {
-	h.t.Helper()
-	addr := h.do("docker", "exec", container, "/bin/ip", "addr", "show", "dev", "ethwe")
-	if !strings.Contains(addr, cidr) || !strings.Contains(addr, "mtu 1376") {
-		h.t.Errorf("ethwe of %s: %s", container, addr)
+	if out := h.do("ls", "/var/lib/meshd"); strings.Contains(out, "attachments") {
+		w.Errorf("after mesh reset /var/lib/meshd has %q", out)
 	}
-	routes := h.do("docker", "exec", container, "/bin/ip", "route")
-	for _, want := range []string{
-		"default via 172.17.0.1 dev eth0", "172.17.0.0/16 dev eth0", "192.168.99.0/24 dev ethwe", "224.0.0.0/4 dev ethwe",
-	} {
-		if !strings.Contains(routes, want) {
-			h.t.Errorf("routes of %s lack %q:\n%s", container, want, routes)
-		}
-	}
-	if n := len(strings.Split(routes, "\n")); n != 4 {
-		h.t.Errorf("%s has %d routes:\n%s", container, n, routes)
-	}
-}
-
-// refused is what must not work, and why it says so.
-func refused(h *host) {
-	h.do("docker", "create", "--name", "stopped", boxImage, "/bin/sleep", "1000")
-	h.do("docker", "run", "-d", "--name", "onhost", "--network", "host", boxImage, "/bin/sleep", "1000")
-	for _, tt := range []struct{ words, cidr, container string }{
-		{"no container is called", "192.168.99.77/24", "nosuch"},
-		{"does not run", "192.168.99.77/24", "stopped"},
-		{"host's own network", "192.168.99.77/24", "onhost"},
-		{"is not an address", "192.168.99.300/24", "client2"},
-		{"address of the subnet itself", "192.168.99.0/24", "client2"},
-		{"overlaps with the network 10.142.130.0/26 of this host", "10.142.130.5/26", "client2"},
-		{"overlaps with the network 172.17.0.0/16", "172.17.0.99/16", "client2"},
-		{"is in use by", "192.168.99.10/24", "client2"},
-		{"is not the name of a container", "192.168.99.77/24", "two words"},
-		{"is not the name of a container", "192.168.99.77/24", `quo"te`},
-		{"is not the name of a container", "192.168.99.77/24", "../../etc"},
-		{"name", "192.168.99.77/24", strings.Repeat("x", 300)},
-	} {
-		h.refuse(tt.words, "mesh", "attach", tt.cidr, tt.container)
-	}
-	h.refuse("is in use by", "mesh", "run", "192.168.99.10/24", "--name", "second", boxImage, "/bin/sleep", "1000")
-	if left := h.do("docker", "ps", "-aq", "-f", "name=second"); left != "" {
-		h.t.Errorf("mesh run that failed has left the container %s", left)
-	}
-	if out := h.do("docker", "exec", "client2", "/bin/ip", "addr", "show", "dev", "ethwe"); strings.Count(out, "inet ") != 1 {
-		h.t.Errorf("client2 has after what was refused\n%s", out)
+	if out := h.do("busybox", "ip", "-o", "-4", "addr", "show", "docker0"); !strings.Contains(out, "inet 172.17.0.1/16") {
+		w.Errorf("after mesh reset docker0 has %q", out)
 	}
 }

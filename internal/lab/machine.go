@@ -13,7 +13,7 @@ import (
 
 // machineScript makes a mount namespace that of a computer of its own: nothing is in
 // the directories where programs keep their state. The /sys that Start mounts is taken
-// away: it has no control groups.
+// away: it has no control groups. The machine-id is made of the host name.
 const machineScript = `set -eu
 umount /sys 2>/dev/null || true
 for dir in /run /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs "$dir"; done
