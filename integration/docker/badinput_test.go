@@ -34,6 +34,7 @@ func badInput(w *world) {
 		{[]string{"attach", "192.168.99.50/24", "a b"}, []string{"a b", "not the name"}},
 		{[]string{"attach", "192.168.99.50/24", `a"b'c`}, []string{"not the name"}},
 		{[]string{"attach", "192.168.99.50/24", "$(reboot);`reboot`"}, []string{"not the name"}},
+		{[]string{"attach", "192.168.99.50/24", "../../etc"}, []string{"../../etc"}},
 		{[]string{"attach", "192.168.99.50/24", "a\nb"}, []string{"not the name"}},
 		{[]string{"attach", "192.168.99.50/24", strings.Repeat("n", 300)}, []string{"not the name"}},
 		{[]string{"attach", "192.168.99.50/24", ""}, []string{"not the name"}},

@@ -27,6 +27,7 @@ const (
 
 // world is the hosts of the story and what is between them.
 type world struct {
+	clean string // the firewall of weave02 before anything was launched
 	*testing.T
 	lab     *lab.Lab
 	lan1    *lab.Switch
