@@ -115,6 +115,8 @@ type Agent struct {
 	behaviour [2]Behaviour             // of IPv4 and IPv6
 	filter    [2]filterPlan            // of either
 	surveying chan struct{}            // closed when the survey under way is over; nil: none is
+	surveys   int                      // that were finished
+	kicks     int                      // changes of addresses, routes or NATs
 	silent    map[netip.Addr]time.Time // other addresses of servers that did not answer
 }
 

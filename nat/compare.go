@@ -217,11 +217,13 @@ func (a *Agent) compare(ctx context.Context, p *peer) {
 	p.compared.cancel = cancel // a round may be needed at once
 	current, needs := p.Pair, p.needs()
 	a.mu.Unlock()
-	if needs || !current.IsValid() {
-		cancel()
-	}
 	try := Try{At: time.Now(), Led: true}
-	pairs, choose, err := a.sampled(ctx, p, current, &try)
+	var pairs []pair
+	var choose func(Candidate) error
+	var err error
+	if !needs && current.IsValid() { // else it was lost a moment ago
+		pairs, choose, err = a.sampled(ctx, p, current, &try)
+	}
 	if err != nil {
 		pairs = nil
 		a.log.Debug("pairs not compared", "peer", p.Name, "err", err)

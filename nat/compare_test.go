@@ -250,6 +250,10 @@ func TestLostWhileComparing(t *testing.T) {
 		w.x.mu.Unlock()
 		w.look()
 		lost := time.Now()
+		time.Sleep(100 * ms)
+		if v4, _ := w.x.Behaviours(); v4.Blocked || slices.ContainsFunc(v4.Answers, func(a nat.Answer) bool { return a.Err != "" }) {
+			t.Errorf("a survey that was cut short is believed: %+v", v4)
+		}
 		time.Sleep(time.Minute)
 		if d := w.x.metWhen(w.y).Sub(lost); d < 0 || d > time.Second {
 			t.Errorf("found again after %v", d)

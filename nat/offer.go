@@ -170,41 +170,56 @@ func (a *Agent) remote(s signal) []Candidate {
 }
 
 // resurvey asks the servers again, unless what they said is younger than age. Those
-// who come while it is under way wait for it.
+// who come while it is under way wait for it; should it be cut short, they ask again.
 func (a *Agent) resurvey(ctx context.Context, age time.Duration) (v4, v6 Behaviour) {
 	a.mu.Lock()
-	done := a.surveying
-	first := done == nil
-	if first {
-		if now := time.Now(); now.Sub(a.behaviour[0].At) < age && now.Sub(a.behaviour[1].At) < age {
-			defer a.mu.Unlock()
-			return a.behaviour[0], a.behaviour[1]
+	seen := a.surveys
+	for ctx.Err() == nil && a.surveys == seen {
+		if done := a.surveying; done != nil {
+			a.mu.Unlock()
+			select {
+			case <-done:
+			case <-ctx.Done():
+			}
+			a.mu.Lock()
+			continue
 		}
-		done = make(chan struct{})
+		if now := time.Now(); now.Sub(a.behaviour[0].At) < age && now.Sub(a.behaviour[1].At) < age {
+			break
+		}
+		done := make(chan struct{})
 		a.surveying = done
-	}
-	a.mu.Unlock()
-	if first {
+		kicks := a.kicks
+		a.mu.Unlock()
 		four, six := a.surveyAll(ctx)
 		a.mu.Lock()
-		for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
-			was, f := a.behaviour[i], &a.filter[i]
-			f.surveyed(was, *b, b.At)
-			if sameNAT(was, *b) && was.Filtering != "" {
-				b.Filtering, b.Hairpin = was.Filtering, was.Hairpin
-			}
+		if ctx.Err() == nil { // else they had no time to answer
+			a.surveyedLocked(kicks, four, six)
 		}
-		a.rouse()
-		a.behaviour = [2]Behaviour{four, six}
 		a.surveying = nil
-		a.mu.Unlock()
 		close(done)
 	}
-	select {
-	case <-done:
-	case <-ctx.Done():
+	defer a.mu.Unlock()
+	return a.behaviour[0], a.behaviour[1]
+}
+
+// surveyedLocked keeps what a survey found that began after that many kicks. What has
+// changed since then it may not have seen.
+func (a *Agent) surveyedLocked(kicks int, four, six Behaviour) {
+	a.surveys++
+	for i, b := range []*Behaviour{&four, &six} { // measured on demand, and true as long as the rest is
+		was, f := a.behaviour[i], &a.filter[i]
+		if !f.anew && sameNAT(was, *b) && was.Filtering != "" {
+			b.Filtering, b.Hairpin = was.Filtering, was.Hairpin
+		}
+		if a.kicks == kicks {
+			f.surveyed(was, *b, b.At)
+		} else {
+			b.At = time.Time{}
+		}
 	}
-	return a.Behaviours()
+	a.behaviour = [2]Behaviour{four, six}
+	a.rouse()
 }
 
 // Survey asks the servers now, and returns what follows, and what peers are told.

@@ -102,6 +102,7 @@ func (a *Agent) Kick() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := time.Now()
+	a.kicks++
 	a.behaviour[0].At, a.behaviour[1].At = time.Time{}, time.Time{}
 	a.filter[0].anew, a.filter[1].anew = true, true
 	for _, p := range a.peers {
@@ -160,59 +161,86 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 // due are the peers with which a round or a comparison is to begin now, marked as running,
-// those to be asked for one, and when to come back.
+// those to be asked for one, and when to come back. Rounds, which look for a way, come
+// before comparisons, which may have half of the room.
 func (a *Agent) due(now time.Time) (lead, compare []*peer, want []frame.PeerName, next time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	next = now.Add(time.Minute)
 	running := 0
-	for _, p := range a.peers {
+	var idle, fine []frame.PeerName
+	for name, p := range a.peers {
 		if p.running {
 			running++
-		}
-	}
-	for name, p := range a.peers {
-		if p.running || !p.needs() && !p.Pair.IsValid() {
 			continue
 		}
 		if _, known := a.cfg.Find(name); !known {
 			continue
 		}
-		switch leads := a.cfg.Self < name; {
-		case !p.needs() && a.cfg.Move == nil:
-		case !p.needs() && leads && p.compared.at.After(now):
-			next = earliest(next, p.compared.at)
-		case !p.needs() && leads && running < maxRunning:
-			running++
-			p.running, p.compared.done = true, now
-			compare = append(compare, p)
-		case !p.needs() && !leads && !p.compared.askAt.IsZero():
-			if p.compared.askAt.After(now) {
-				next = earliest(next, p.compared.askAt)
-				continue
+		switch {
+		case p.needs():
+			idle = append(idle, name)
+		case p.Pair.IsValid() && a.cfg.Move != nil:
+			fine = append(fine, name)
+		}
+	}
+	for _, name := range idle {
+		p := a.peers[name]
+		leads := a.cfg.Self < name
+		switch at := p.roundAt(leads); {
+		case at.After(now):
+			next = earliest(next, at)
+		case !leads:
+			if p.ask(now) {
+				want = append(want, name)
 			}
-			p.compared.askAt = time.Time{}
-			want = append(want, name)
-		case !p.needs():
-		case leads && p.nextAt.After(now):
-			next = earliest(next, p.nextAt)
-		case leads && running < maxRunning:
+			next = earliest(next, p.wantAt)
+		case running < maxRunning: // else when another one has ended
 			running++
 			p.running, p.ledAt = true, now
 			lead = append(lead, p)
-		case leads: // when another one has ended
-		case p.wantAt.After(now):
-			next = earliest(next, p.wantAt)
-		default:
-			p.wanted++
-			p.wantAt = now.Add(max(wantEvery, pauseAfter(p.wanted)))
-			next = earliest(next, p.wantAt)
-			if now.Sub(p.heardAt) >= wantAfter {
-				want = append(want, name)
-			}
+		}
+	}
+	for _, name := range fine {
+		m := &a.peers[name].compared
+		leads := a.cfg.Self < name
+		switch at := m.dueAt(leads); {
+		case at.IsZero() && !leads:
+		case at.After(now):
+			next = earliest(next, at)
+		case !leads:
+			m.askAt = time.Time{}
+			want = append(want, name)
+		case running < maxRunning/2:
+			running++
+			a.peers[name].running, m.done = true, now
+			compare = append(compare, a.peers[name])
 		}
 	}
 	return lead, compare, want, next
+}
+
+// roundAt is when a round is to begin, which this end leads or asks for.
+func (p *peer) roundAt(leads bool) time.Time {
+	if leads {
+		return p.nextAt
+	}
+	return p.wantAt
+}
+
+// ask reports whether the leader is to be asked for a round now, and plans the next time.
+func (p *peer) ask(now time.Time) bool {
+	p.wanted++
+	p.wantAt = now.Add(max(wantEvery, pauseAfter(p.wanted)))
+	return now.Sub(p.heardAt) >= wantAfter
+}
+
+// dueAt is when a comparison is to begin, or the leader to be asked for one; zero: never.
+func (m *comparison) dueAt(leads bool) time.Time {
+	if leads {
+		return m.at
+	}
+	return m.askAt
 }
 
 // want asks a leader for a round.
@@ -277,7 +305,7 @@ func (a *Agent) Notice(from frame.PeerName, payload []byte) {
 		close(p.started)
 		p.started = nil
 	case s.Verb == verbWant && a.cfg.Self < from && !p.needs():
-		p.compared.anew(time.Now())
+		p.compared.at = later(time.Now(), p.compared.done.Add(compareGap))
 		a.rouse()
 	case s.Verb == verbWant && a.cfg.Self < from && !p.running:
 		p.nextAt = earliest(p.nextAt, later(time.Now(), p.ledAt.Add(pauseAfter(min(p.failed, 2)))))
