@@ -21,6 +21,7 @@ const (
 	headStartTime = 250 * time.Millisecond
 	lookTime      = 3 * time.Second // at most for one gateway
 	maxGateways   = 3
+	lostRest      = 10 * time.Minute // until a mapping that is lost again is news again
 	tidyTime      = 500 * time.Millisecond
 	exitTime      = time.Second
 	maxLeft       = 8
@@ -83,6 +84,7 @@ type Mapper struct {
 
 	mu      sync.Mutex // guards what follows
 	current Mapping
+	lostAt  time.Time // when a lost mapping was news, last
 	why     string
 }
 
@@ -304,12 +306,15 @@ func (m *Mapper) drop(why string) {
 }
 
 // lost notes that the gateway has lost the mapping, so that the next one is new to
-// everybody even if it is the same.
+// everybody even if it is the same. Of a gateway that loses it again and again that is
+// news now and then only.
 func (m *Mapper) lost(why error) {
 	m.cfg.Log.Info("port mapping lost", "addr", m.held.mapping.External, "err", why)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.current = Mapping{}
+	if now := time.Now(); now.Sub(m.lostAt) >= lostRest {
+		m.lostAt, m.current = now, Mapping{}
+	}
 }
 
 // tidy takes away what an asker may have left on a gateway.
