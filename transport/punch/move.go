@@ -21,7 +21,7 @@ import (
 // move is a move of ours that the neighbour has not followed yet.
 type move struct {
 	to    netip.AddrPort // where to, as Move was told; not valid: nowhere, or Run has seen it
-	left  netip.AddrPort // where from; not valid: it has followed
+	left  netip.AddrPort // where from
 	until time.Time      // how long it may take
 }
 
@@ -61,9 +61,7 @@ func (p *path) move(now time.Time) {
 	}
 	p.moving.left, p.moving.until = p.addr, now.Add(moveTime)
 	p.home = p.addr // a second chance, should the path go down
-	p.rx.mu.Lock()
-	p.rx.from = netip.AddrPort{} // whatever comes next says where the neighbour sends from
-	p.rx.mu.Unlock()
+	p.rx.sentFrom(netip.AddrPort{}) // whatever comes next says where the neighbour sends from
 	p.goLocked(now, to, socket, mtu)
 	p.Prober.Hurry() // also where no frames go
 }

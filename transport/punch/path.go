@@ -410,7 +410,7 @@ func (p *path) follow(now time.Time, from netip.AddrPort) bool {
 	defer p.mu.Unlock()
 	was := p.addr
 	if was == from {
-		p.moving.left = netip.AddrPort{} // it has followed
+		p.rx.sentFrom(from)
 		return true
 	}
 	if p.moving.refuses(now, from) {
@@ -423,6 +423,7 @@ func (p *path) follow(now time.Time, from netip.AddrPort) bool {
 		p.home = from
 	}
 	p.goLocked(now, from, p.t.mux.Socket(from), cmp.Or(p.routeMTU, defaultRoute))
+	p.rx.sentFrom(from)
 	return true
 }
 

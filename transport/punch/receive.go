@@ -36,6 +36,14 @@ func (x *receiver) ready(open *encap.NativeOpen) {
 	x.open = open
 }
 
+// sentFrom notes where the newest authentic datagram came from. The path's mu is held, so
+// that it does not come between the steps of a move.
+func (x *receiver) sentFrom(from netip.AddrPort) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.from = from
+}
+
 // tend gives up what has waited for too long, and says how many frames that were
 // and the number of the opening key.
 func (x *receiver) tend(now time.Time) (epoch uint64, lost int) {
@@ -251,11 +259,6 @@ func (r *reader) leave(p *path, m *udp.Message) {
 		rx.AddDatagrams(t.opened)
 		first := p.Alive(r.now)
 		moved = moved && p.follow(r.now, m.Addr)
-		if moved {
-			x.mu.Lock()
-			x.from = m.Addr
-			x.mu.Unlock()
-		}
 		if first || moved {
 			p.Revive()
 		}
