@@ -144,6 +144,16 @@ func (t *Topology) mergeEntry(m *Merged, e Peer, ceiling uint64) {
 	m.All = append(m.All, e.Name)
 }
 
+// Replaces reports whether Merge would take an entry in place of what is known of its
+// peer; not ok: it would be refused for what it says.
+func (t *Topology) Replaces(e Peer, now time.Time) (replaces, ok bool) {
+	if !e.plausible() || e.Version > versionCeiling(now) {
+		return false, false
+	}
+	known := t.peers[e.Name]
+	return known == nil || newer(&e, known), true
+}
+
 // newer reports whether r replaces what is known of the same peer.
 func newer(r, known *Peer) bool {
 	switch {

@@ -64,7 +64,7 @@ func (m *Mesh) takeTopology(s *session, tag byte, g Gossip, entries []routing.Pe
 	}
 	now := time.Now()
 	if m.mends {
-		entries = m.holdOff(s, entries)
+		entries = m.holdOff(s, entries, now)
 	}
 	res := m.topo.Merge(entries, now)
 	if m.mends {

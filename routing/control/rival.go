@@ -54,18 +54,30 @@ func (r *Rival) sure(now time.Time) bool {
 	return r.Last.Sub(r.First) >= formerAfter
 }
 
+// current reports whether there are claims, and they are not so old that they prove
+// nothing together with one that comes now.
+func (r *Rival) current(now time.Time) bool { return r != nil && now.Sub(r.Last) <= rivalGone }
+
+// claim notes a claim of another host on the neighbour's name. It reports whether the
+// neighbour itself may have restarted, and whether the operator is to be told.
+func (n *neighbour) claim(r Rival, now time.Time) (restarted, tell bool) {
+	if !n.rival.current(now) {
+		n.rival = &Rival{First: now}
+	}
+	if restarted = r.newer && !n.rival.newer; restarted {
+		n.rival.First = now
+	}
+	return restarted, n.rival.seen(r, now)
+}
+
 // claimed notes that another host claims the name of a neighbour.
 func (m *Mesh) claimed(n *neighbour, r Rival) {
 	m.claims++
-	now := time.Now()
-	if n.rival == nil {
-		n.rival = &Rival{First: now}
+	restarted, tell := n.claim(r, time.Now())
+	if restarted {
+		m.cfg.Set.Hurry() // its path shows it
 	}
-	if r.newer && !n.rival.newer {
-		n.rival.First = now
-		m.cfg.Set.Hurry() // is it the neighbour itself, which has restarted?
-	}
-	if n.rival.seen(r, now) {
+	if tell {
 		m.log.Warn("two hosts have one peer name: give one of them another", "peer", n.peer.Name, "nickname", n.peer.NickName,
 			"addr", n.at, "other", n.rival.NickName, "via", n.rival.Via, "from", n.rival.Addr)
 	}
@@ -73,7 +85,7 @@ func (m *Mesh) claimed(n *neighbour, r Rival) {
 
 // rivalOf is the other host that claims a neighbour's name; nil: there is none, for sure.
 func rivalOf(n *neighbour, now time.Time) *Rival {
-	if n.rival == nil || !n.rival.sure(now) || now.Sub(n.rival.Last) > rivalGone {
+	if !n.rival.current(now) || !n.rival.sure(now) {
 		return nil
 	}
 	r := *n.rival
@@ -84,16 +96,18 @@ func rivalOf(n *neighbour, now time.Time) *Rival {
 // name of a neighbour of ours whose path works. They would replace the neighbour's own
 // where they are newer: the path would not count any more, since the other host says that
 // it has no connection with us, and frames would go to that host.
-func (m *Mesh) holdOff(from *session, entries []routing.Peer) []routing.Peer {
+func (m *Mesh) holdOff(from *session, entries []routing.Peer, now time.Time) []routing.Peer {
 	return slices.DeleteFunc(entries, func(e routing.Peer) bool {
 		n := m.neighbours[e.Name]
 		if n == nil || !n.established || e.UID == 0 || e.UID == n.peer.UID || n.session != nil && !n.session.native || !n.link.State().Up {
 			return false
 		}
-		known, _ := m.topo.Peer(e.Name)
-		r := Rival{NickName: e.NickName, UID: e.UID, Via: from.peer.NickName, newer: e.Version >= known.Version}
-		m.claimed(n, r)
-		return r.newer // others are not merged, but answered
+		newer, ok := m.topo.Replaces(e, now)
+		if !ok {
+			return false // it is refused for what it is
+		}
+		m.claimed(n, Rival{NickName: e.NickName, UID: e.UID, Via: from.peer.NickName, newer: newer})
+		return newer // others are not merged, but answered
 	})
 }
 
