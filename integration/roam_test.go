@@ -125,10 +125,18 @@ func TestIPv6Appears(t *testing.T) {
 	over := func(is6 bool) error {
 		for _, x := range [][2]*host{{a, b}, {b, a}} {
 			c, _ := x[0].report().Active(x[1].Name)
+			active := 0
 			for _, p := range c.Paths {
-				if at, err := netip.ParseAddrPort(p.Address); p.Active && (err != nil || at.Addr().Is6() != is6) {
+				if !p.Active {
+					continue
+				}
+				active++
+				if at, err := netip.ParseAddrPort(p.Address); err != nil || at.Addr().Is6() != is6 {
 					return fmt.Errorf("%s goes to %s over %s %s", x[0].NickName, x[1].NickName, p.Transport, p.Address)
 				}
+			}
+			if active != 1 {
+				return fmt.Errorf("%s goes to %s over %d paths", x[0].NickName, x[1].NickName, active)
 			}
 		}
 		return nil
