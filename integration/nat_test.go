@@ -36,6 +36,20 @@ func (w *natWorld) behind(nick string, c lab.SiteConfig) (*host, *lab.Site) {
 	return w.site(w.net, nick, c)
 }
 
+// meet has two hosts join by the public one, and waits until their containers reach each
+// other directly.
+func (w *natWorld) meet(a, b *host) []*box {
+	w.Helper()
+	w.public.up()
+	a.start(w.target)
+	b.start(w.target)
+	w.joined(w.public, a, b)
+	boxes := w.boxes(a, b)
+	w.answers(boxes...)
+	w.direct(a, b)
+	return boxes
+}
+
 // direct waits until a has a path of its own to b.
 func (w *natWorld) direct(a, b *host) {
 	w.Helper()

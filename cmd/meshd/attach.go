@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -24,30 +25,13 @@ type detachAnswer struct {
 	Left []netip.Prefix `json:"left"` // addresses that the container still has
 }
 
-func (a *api) attach(w http.ResponseWriter, r *http.Request) {
-	var req attachRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	view, err := a.daemon.Containers().Attach(r.Context(), req.Container, req.Addresses, containers.AttachOptions{NoMulticastRoute: req.NoMulticastRoute})
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, view)
+func (a *api) attach(ctx context.Context, req attachRequest) (containers.ContainerView, error) {
+	return a.daemon.Containers().Attach(ctx, req.Container, req.Addresses, containers.AttachOptions{NoMulticastRoute: req.NoMulticastRoute})
 }
 
-func (a *api) detach(w http.ResponseWriter, r *http.Request) {
-	var req attachRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	left, err := a.daemon.Containers().Detach(r.Context(), req.Container, req.Addresses)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, detachAnswer{Left: left})
+func (a *api) detach(ctx context.Context, req attachRequest) (detachAnswer, error) {
+	left, err := a.daemon.Containers().Detach(ctx, req.Container, req.Addresses)
+	return detachAnswer{Left: left}, err
 }
 
 const containerWords = `CONTAINER is a name or id of Docker, podman or containerd ("docker:NAME" where more

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -21,30 +22,14 @@ type exposeAnswer struct {
 	Addresses []netip.Prefix `json:"addresses"`
 }
 
-func (a *api) expose(w http.ResponseWriter, r *http.Request) {
-	var req exposeRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	addresses, err := a.daemon.Containers().Expose(r.Context(), req.Addresses, req.Subnets, req.Masquerade)
-	answerExpose(w, addresses, err)
+func (a *api) expose(ctx context.Context, req exposeRequest) (exposeAnswer, error) {
+	addresses, err := a.daemon.Containers().Expose(ctx, req.Addresses, req.Subnets, req.Masquerade)
+	return exposeAnswer{addresses}, err
 }
 
-func (a *api) hide(w http.ResponseWriter, r *http.Request) {
-	var req exposeRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	addresses, err := a.daemon.Containers().Hide(r.Context(), req.Addresses)
-	answerExpose(w, addresses, err)
-}
-
-func answerExpose(w http.ResponseWriter, addresses []netip.Prefix, err error) {
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, exposeAnswer{Addresses: addresses})
+func (a *api) hide(ctx context.Context, req exposeRequest) (exposeAnswer, error) {
+	addresses, err := a.daemon.Containers().Hide(ctx, req.Addresses)
+	return exposeAnswer{addresses}, err
 }
 
 func newExposeCmd(connect func() *client) *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,29 +17,12 @@ type publishRequest struct {
 	Spec string `json:"spec"`
 }
 
-func (a *api) publish(w http.ResponseWriter, r *http.Request) {
-	var req publishRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	view, err := a.daemon.Containers().Publish(r.Context(), req.Spec)
-	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	writeJSON(w, http.StatusOK, view)
+func (a *api) publish(ctx context.Context, req publishRequest) (containers.PublishedView, error) {
+	return a.daemon.Containers().Publish(ctx, req.Spec)
 }
 
-func (a *api) unpublish(w http.ResponseWriter, r *http.Request) {
-	var req publishRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	if err := a.daemon.Containers().Unpublish(r.Context(), req.Spec); err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
+func (a *api) unpublish(ctx context.Context, req publishRequest) error {
+	return a.daemon.Containers().Unpublish(ctx, req.Spec)
 }
 
 func newPublishCmd(connect func() *client) *cobra.Command {

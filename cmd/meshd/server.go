@@ -53,21 +53,21 @@ func newAPI(daemon Daemon, log *slog.Logger) *api {
 func (a *api) local() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/report", a.report)
-	mux.HandleFunc("POST /v1/connect", a.connect)
-	mux.HandleFunc("POST /v1/forget", a.forget)
-	mux.HandleFunc("POST /v1/trust/forget", a.forgetKey)
-	mux.HandleFunc("POST /v1/transport/use", a.useTransport)
+	mux.HandleFunc("POST /v1/connect", order(a.connect))
+	mux.HandleFunc("POST /v1/forget", order(a.forget))
+	mux.HandleFunc("POST /v1/trust/forget", answer(a.forgetKey))
+	mux.HandleFunc("POST /v1/transport/use", order(a.useTransport))
 	mux.HandleFunc("POST /v1/reload", a.reload)
 	mux.HandleFunc("POST /v1/bench", lasting(a.bench))
 	mux.HandleFunc("GET /v1/why", a.why)
 	mux.HandleFunc("GET /v1/nat", a.nat)
 	mux.HandleFunc("POST /v1/ping", lasting(a.ping))
-	mux.HandleFunc("POST /v1/attach", a.attach)
-	mux.HandleFunc("POST /v1/detach", a.detach)
-	mux.HandleFunc("POST /v1/expose", a.expose)
-	mux.HandleFunc("POST /v1/hide", a.hide)
-	mux.HandleFunc("POST /v1/publish", a.publish)
-	mux.HandleFunc("POST /v1/unpublish", a.unpublish)
+	mux.HandleFunc("POST /v1/attach", answer(a.attach))
+	mux.HandleFunc("POST /v1/detach", answer(a.detach))
+	mux.HandleFunc("POST /v1/expose", answer(a.expose))
+	mux.HandleFunc("POST /v1/hide", answer(a.hide))
+	mux.HandleFunc("POST /v1/publish", answer(a.publish))
+	mux.HandleFunc("POST /v1/unpublish", order(a.unpublish))
 	mux.HandleFunc("GET /v1/containers", a.containers)
 	mux.HandleFunc("POST /v1/stop", a.stop)
 	if a.pprof {
@@ -116,29 +116,11 @@ type errorAnswer struct {
 	Error string `json:"error"`
 }
 
-func (a *api) connect(w http.ResponseWriter, r *http.Request) {
-	req, ok := readPeers(w, r)
-	if !ok {
-		return
-	}
-	if err := a.daemon.Connect(req.Peers, req.Replace); err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
+func (a *api) connect(_ context.Context, req peersRequest) error {
+	return a.daemon.Connect(req.Peers, req.Replace)
 }
 
-func (a *api) forget(w http.ResponseWriter, r *http.Request) {
-	req, ok := readPeers(w, r)
-	if !ok {
-		return
-	}
-	if err := a.daemon.Forget(req.Peers); err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
-}
+func (a *api) forget(_ context.Context, req peersRequest) error { return a.daemon.Forget(req.Peers) }
 
 func (a *api) reload(w http.ResponseWriter, _ *http.Request) {
 	applied, needRestart, err := a.daemon.Reload()
@@ -155,9 +137,35 @@ func (a *api) stop(w http.ResponseWriter, _ *http.Request) {
 	a.daemon.Stop()
 }
 
-// readPeers reads a body; where it cannot, it has answered.
-func readPeers(w http.ResponseWriter, r *http.Request) (req peersRequest, ok bool) {
-	return req, readRequest(w, r, &req)
+// answer makes a handler of what answers a request. Its errors are the caller's to mend.
+func answer[Req, Answer any](f func(context.Context, Req) (Answer, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var req Req
+		if !readRequest(w, r, &req) {
+			return
+		}
+		result, err := f(r.Context(), req)
+		if err != nil {
+			writeError(w, http.StatusBadRequest, err)
+			return
+		}
+		writeJSON(w, http.StatusOK, result)
+	}
+}
+
+// order is answer for what has no answer but that it is done.
+func order[Req any](f func(context.Context, Req) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var req Req
+		if !readRequest(w, r, &req) {
+			return
+		}
+		if err := f(r.Context(), req); err != nil {
+			writeError(w, http.StatusBadRequest, err)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 // readRequest reads a body into req; where it cannot, it has answered.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 
@@ -30,16 +31,8 @@ type useRequest struct {
 	Transport string         `json:"transport"` // empty: no choice any more
 }
 
-func (a *api) useTransport(w http.ResponseWriter, r *http.Request) {
-	var req useRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
-	if err := a.daemon.UseTransport(req.Peer, req.Transport); err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
-	}
-	w.WriteHeader(http.StatusNoContent)
+func (a *api) useTransport(_ context.Context, req useRequest) error {
+	return a.daemon.UseTransport(req.Peer, req.Transport)
 }
 
 // UseTransport chooses a transport for a neighbour by hand; empty: takes it back.

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
 	"slices"
 	"time"
 
@@ -69,17 +69,12 @@ type forgetKeyRequest struct {
 	Name frame.PeerName `json:"name"`
 }
 
-func (a *api) forgetKey(w http.ResponseWriter, r *http.Request) {
-	var req forgetKeyRequest
-	if !readRequest(w, r, &req) {
-		return
-	}
+func (a *api) forgetKey(_ context.Context, req forgetKeyRequest) (Pin, error) {
 	pin, err := a.daemon.ForgetKey(req.Name)
 	if err != nil {
-		writeError(w, http.StatusBadRequest, err)
-		return
+		return Pin{}, err
 	}
-	writeJSON(w, http.StatusOK, newTrustView(TrustReport{Pins: []identity.Pin{pin}}).Pins[0])
+	return newTrustView(TrustReport{Pins: []identity.Pin{pin}}).Pins[0], nil
 }
 
 // trustFiles are identity and pins without a daemon.
