@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"meshd/internal/dump"
 	"meshd/internal/frame"
 	"meshd/tap/claim"
 )
@@ -259,7 +260,7 @@ func (a *attachment) ensureRoute() error {
 		return err
 	}
 	dst := ipNet(multicast)
-	have, err := whole(func() ([]netlink.Route, error) {
+	have, err := dump.Whole(func() ([]netlink.Route, error) {
 		return a.inside.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: dst}, netlink.RT_FILTER_DST)
 	})
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/dump"
 )
 
 // Detach takes addresses from a container, or all if none are named, and removes its
@@ -118,7 +120,7 @@ func Leftovers(bridge string) ([]Leftover, error) {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
 	defer host.Close()
-	links, err := whole(host.LinkList)
+	links, err := dump.Whole(host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}

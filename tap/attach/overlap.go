@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/dump"
 )
 
 // checkOverlaps refuses addresses that collide with what the container has: with
@@ -33,7 +35,7 @@ func (a *attachment) checkOverlaps(fresh, have []netip.Prefix) error {
 
 // otherDevices are the names of the container's other devices by their index.
 func (a *attachment) otherDevices() (map[int]string, error) {
-	links, err := whole(a.inside.LinkList)
+	links, err := dump.Whole(a.inside.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices of the container: %w", err)
 	}
@@ -48,7 +50,7 @@ func (a *attachment) otherDevices() (map[int]string, error) {
 
 // checkNetworks compares with the networks that other devices are connected to.
 func (a *attachment) checkNetworks(fresh []netip.Prefix, names map[int]string) error {
-	addrs, err := whole(func() ([]netlink.Addr, error) { return a.inside.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return a.inside.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return fmt.Errorf("list addresses of the container: %w", err)
 	}
@@ -75,7 +77,7 @@ func (a *attachment) checkNetworks(fresh []netip.Prefix, names map[int]string) e
 // checkRoutes compares with the routes by other devices. One by way of a gateway
 // that is for more than our subnet, as the default route is, works beside it.
 func (a *attachment) checkRoutes(fresh []netip.Prefix, names map[int]string) error {
-	routes, err := whole(func() ([]netlink.Route, error) {
+	routes, err := dump.Whole(func() ([]netlink.Route, error) {
 		return a.inside.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TYPE)
 	})
 	if err != nil {

@@ -12,11 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"meshd/internal/dump"
 	"meshd/internal/frame"
 )
-
-// dumpTries is how often a list of the kernel's is asked for until it is in one piece.
-const dumpTries = 10
 
 // pair is the veth pair of one attachment, or where it would be.
 type pair struct {
@@ -175,7 +173,7 @@ func (p *pair) create(mtu int) error {
 // addresses lists the addresses of the inner end, without those that the kernel
 // made.
 func (p *pair) addresses() ([]netip.Prefix, error) {
-	list, err := whole(func() ([]netlink.Addr, error) { return p.inside.AddrList(p.inner, netlink.FAMILY_ALL) })
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return p.inside.AddrList(p.inner, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", p.device, err)
 	}
@@ -211,17 +209,6 @@ func randomMAC() (mac frame.MAC) {
 	rand.Read(mac[:]) // never fails
 	mac[0] = mac[0]&^0x01 | 0x02
 	return mac
-}
-
-// whole repeats a dump of the kernel's that changes in the middle have torn, as other
-// attachments make on a busy host.
-func whole[T any](dump func() ([]T, error)) (list []T, err error) {
-	for range dumpTries {
-		if list, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return list, err
 }
 
 // byName finds a link, nil if there is none.

@@ -14,15 +14,13 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"meshd/internal/dump"
 	"meshd/internal/frame"
 )
 
 // maxMessage is the longest message in bytes that is read; those that matter have
 // fewer than 100.
 const maxMessage = 2048
-
-// dumpTries is how often a list of the kernel's is asked for until it is in one piece.
-const dumpTries = 10
 
 // ErrNoDevice says that there is no such device in the namespace.
 var ErrNoDevice = errors.New("there is no such device")
@@ -85,11 +83,11 @@ func dial(device string, listening bool) (*wire, error) {
 // localAddresses lists the addresses of all devices of the host: it answers for any
 // of them on every device.
 func localAddresses(nl *netlink.Handle) ([]local, error) {
-	links, err := whole(nl.LinkList)
+	links, err := dump.Whole(nl.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
-	addrs, err := whole(func() ([]netlink.Addr, error) { return nl.AddrList(nil, netlink.FAMILY_ALL) })
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return nl.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -109,17 +107,6 @@ func localAddresses(nl *netlink.Handle) ([]local, error) {
 		out = append(out, l)
 	}
 	return out, nil
-}
-
-// whole repeats a dump of the kernel's that changes in the middle have torn, as other
-// attachments make on a busy host.
-func whole[T any](dump func() ([]T, error)) (list []T, err error) {
-	for range dumpTries {
-		if list, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return list, err
 }
 
 // packetSocket opens a socket on a device; without listening it receives nothing.
