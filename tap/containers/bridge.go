@@ -1,22 +1,28 @@
 package containers
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"meshd/internal/dump"
 )
 
 // addresses are those of a bridge in the calling thread's namespace; none where there
 // is no such bridge.
-func addresses(bridge string) (out []netip.Prefix) {
+func addresses(bridge string) (out []netip.Prefix, err error) {
 	link, err := netlink.LinkByName(bridge)
-	if err != nil {
-		return nil
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
+		return nil, nil
 	}
-	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil
+		return nil, fmt.Errorf("find bridge %s: %w", bridge, err)
+	}
+	list, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of bridge %s: %w", bridge, err)
 	}
 	for _, a := range list {
 		ip, ok := netip.AddrFromSlice(a.IP)
@@ -25,7 +31,7 @@ func addresses(bridge string) (out []netip.Prefix) {
 			out = append(out, netip.PrefixFrom(ip.Unmap(), bits))
 		}
 	}
-	return out
+	return out, nil
 }
 
 // hostMAC is the MAC of a bridge; empty where there is none.
@@ -49,7 +55,7 @@ func checkHost(bridge string, p netip.Prefix) error {
 	if p.Addr().Is6() {
 		family = netlink.FAMILY_V6
 	}
-	routes, err := netlink.RouteList(nil, family)
+	routes, err := dump.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 	if err != nil {
 		return fmt.Errorf("list the routes of this host: %w", err)
 	}

@@ -104,7 +104,10 @@ func (k *Keeper) exposeLocked(ctx context.Context, more []Exposure) error {
 	if err := k.claims.take(fresh, host); err != nil {
 		return err
 	}
-	err := k.probe(ctx, k.notOnBridge(fresh), nil)
+	missing, err := k.notOnBridge(fresh)
+	if err == nil {
+		err = k.probe(ctx, missing, nil)
+	}
 	if err == nil {
 		err = k.changeExposures(ctx, old, next)
 	}
@@ -117,11 +120,11 @@ func (k *Keeper) exposeLocked(ctx context.Context, more []Exposure) error {
 }
 
 // notOnBridge are the addresses that this host does not have yet.
-func (k *Keeper) notOnBridge(list []netip.Addr) []netip.Addr {
-	have := addresses(k.Bridge)
+func (k *Keeper) notOnBridge(list []netip.Addr) ([]netip.Addr, error) {
+	have, err := addresses(k.Bridge)
 	return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool {
 		return slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == a })
-	})
+	}), err
 }
 
 // changeExposures goes from old to next, on disk and on the host, or not at all.
@@ -217,27 +220,55 @@ func (k *Keeper) hideLocked(ctx context.Context, old []Exposure, hidden []netip.
 }
 
 // restoreExposed has the host have its addresses and rules, after a start or when the
-// bridge was away. The Exposer itself sees to the rest.
+// bridge was away. What is in the way of one address keeps no other from coming, nor the
+// rules that are needed without any. The Exposer itself sees to the rest.
 func (k *Keeper) restoreExposed(ctx context.Context) {
 	k.exposing.Lock()
 	defer k.exposing.Unlock()
-	list := k.exposuresNow()
-	missing := k.notOnBridge(exposedAddrs(list))
-	err := k.probe(ctx, missing, nil)
-	if err != nil { // one that somebody else has by now keeps no other from coming
-		list = slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(missing, e.Prefix.Addr()) })
+	var faults []error
+	var good []expose.Exposed
+	free, err := k.free(ctx, k.exposuresNow())
+	faults = append(faults, err)
+	for _, e := range wanted(free) {
+		if err := k.Exposer.Check(append(slices.Clone(good), e)); err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		good = append(good, e)
 	}
-	err = errors.Join(err, k.Exposer.Set(ctx, wanted(list)))
+	if !k.Exposer.Keeps(good) {
+		faults = append(faults, k.Exposer.Set(ctx, good))
+	}
 	text := ""
-	if err != nil {
+	if err := errors.Join(faults...); err != nil {
 		text = err.Error()
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if text != k.trouble && text != "" && ctx.Err() == nil {
-		k.Log.Warn("addresses of this host are not on the overlay", "err", err)
+		k.Log.Warn("addresses of this host are not on the overlay", "err", text)
 	}
 	k.trouble = text
+}
+
+// free are the exposures whose addresses this host has, or can have: nobody else on the
+// overlay does. The error says who has the others.
+func (k *Keeper) free(ctx context.Context, list []Exposure) ([]Exposure, error) {
+	missing, err := k.notOnBridge(exposedAddrs(list))
+	if err != nil {
+		return list, nil // what is there stays
+	}
+	holders, err := k.holders(ctx, missing, nil)
+	if err != nil { // not all could be asked for
+		return slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(missing, e.Prefix.Addr()) }), err
+	}
+	var taken []netip.Addr
+	var faults []error
+	for _, h := range holders {
+		taken = append(taken, h.Addr)
+		faults = append(faults, k.explain(h))
+	}
+	return slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(taken, e.Prefix.Addr()) }), errors.Join(faults...)
 }
 
 func exposedAddrs(list []Exposure) []netip.Addr {

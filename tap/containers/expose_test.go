@@ -11,14 +11,24 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+
+	"meshd/tap/expose"
 )
 
 // wantHost checks which addresses the bridge has.
 func (h *node) wantHost(addrs string) {
 	h.Helper()
-	if got, want := sorted(addresses(bridge)), sorted(prefixes(addrs)); !slices.Equal(got, want) {
+	if got, want := sorted(h.have()), sorted(prefixes(addrs)); !slices.Equal(got, want) {
 		h.Errorf("the host has %v, want %v", got, want)
 	}
+}
+
+// have are the addresses of the bridge.
+func (h *node) have() []netip.Prefix {
+	h.Helper()
+	list, err := addresses(bridge)
+	must(h.T, err)
+	return list
 }
 
 func (h *node) exposes(prefixTexts, subnets string) ([]netip.Prefix, error) {
@@ -65,7 +75,7 @@ func TestExposeAndHide(t *testing.T) {
 		a, _ := netlink.ParseAddr("fd00::5/64")
 		must(h.T, netlink.AddrDel(br, a))
 		h.start()
-		h.until("the address is back", func() bool { return len(addresses(bridge)) == 2 })
+		h.until("the address is back", func() bool { return len(h.have()) == 2 })
 
 		hidden, err := h.Hide(h.Context(), nil)
 		if err != nil || len(hidden) != 2 {
@@ -102,15 +112,23 @@ func TestExposeFails(t *testing.T) {
 }
 
 // An exposed address that somebody else took keeps no other one away.
+// What somebody else has by now, or does not fit any more, keeps nothing else from coming
+// after the host was started anew.
 func TestRestoreExposedWithoutTheTakenOne(t *testing.T) {
 	inNetwork(t, func(h *node) {
-		_, err := h.exposes("10.32.0.5/24 10.40.0.1/16", "")
+		_, err := h.exposes("10.32.0.5/24 10.40.0.1/16 10.50.0.1/24", "")
 		must(h.T, err)
 		h.stop()
-		br, err := netlink.LinkByName(bridge)
-		must(h.T, err)
+		must(h.T, expose.RemoveLeft(bridge))
+		h.wantHost("")
 		taken, _ := netlink.ParseAddr("10.32.0.5/24")
-		must(h.T, netlink.AddrDel(br, taken))
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = "vpn"
+		vpn := &netlink.Bridge{LinkAttrs: attrs}
+		must(h.T, netlink.LinkAdd(vpn))
+		must(h.T, netlink.LinkSetUp(vpn))
+		overlaps, _ := netlink.ParseAddr("10.50.0.9/24")
+		must(h.T, netlink.AddrAdd(vpn, overlaps))
 		h.within(h.stranger, func(nl *netlink.Handle) {
 			out, err := nl.LinkByName("out")
 			must(h.T, err)
@@ -118,10 +136,14 @@ func TestRestoreExposedWithoutTheTakenOne(t *testing.T) {
 		})
 		h.start()
 		h.until("the problem is told", func() bool {
-			p := h.View().Problems
-			return len(p) > 0 && strings.Contains(strings.Join(p, " "), "10.32.0.5 is in use by MAC "+h.strange.String())
+			p := strings.Join(h.View().Problems, " ")
+			return strings.Contains(p, "10.32.0.5 is in use by MAC "+h.strange.String()) && strings.Contains(p, "10.50.0.0/24")
 		})
 		h.wantHost("10.40.0.1/16")
+		left, err := expose.Left(bridge)
+		if must(h.T, err); !strings.Contains(strings.Join(left, " "), "table inet meshd") {
+			h.Errorf("there are no rules: %v", left)
+		}
 	})
 }
 

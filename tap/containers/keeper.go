@@ -63,6 +63,7 @@ type Keeper struct {
 	ctx    context.Context // of what runs; done when Run ends
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // of that; Go is called with mu held and ctx not done
+	room   chan struct{}  // for restores: who does one has sent to it
 	kick   chan struct{}  // who wants a look sends, Run receives; full: it will look anyway
 
 	exposing   sync.Mutex // one change of exposures at a time; taken before mu
@@ -99,6 +100,7 @@ func Open(cfg Config) (*Keeper, error) {
 		attachments: store[Attachment]{dir, "container", Attachment.key, Attachment.check, cfg.Log},
 		exposures:   store[Exposure]{dir, "exposed", Exposure.key, Exposure.check, cfg.Log},
 		published:   store[Publication]{dir, "published", Publication.key, Publication.check, cfg.Log},
+		room:        make(chan struct{}, restoresAtOnce),
 		kick:        make(chan struct{}, 1),
 		entries:     map[string]*entry{},
 		ports:       map[string]*port{},
@@ -258,8 +260,8 @@ func (k *Keeper) background(f func()) {
 // look puts right what is not as it was asked for.
 func (k *Keeper) look(ctx context.Context) {
 	k.restoreExposed(ctx)
+	k.restorePublished(ctx) // before containers: engines may be slow to answer
 	k.restoreContainers(ctx)
-	k.restorePublished(ctx)
 }
 
 func (k *Keeper) restoreContainers(ctx context.Context) {
@@ -268,7 +270,6 @@ func (k *Keeper) restoreContainers(ctx context.Context) {
 		k.Log.Debug("interfaces of containers not listed", "err", err)
 		return
 	}
-	room := make(chan struct{}, restoresAtOnce)
 	var wg sync.WaitGroup
 	k.mu.Lock()
 	entries := k.all()
@@ -277,11 +278,7 @@ func (k *Keeper) restoreContainers(ctx context.Context) {
 		if ctx.Err() != nil || k.settled(e, joined) {
 			continue
 		}
-		room <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-room }()
-			k.restore(ctx, e)
-		})
+		wg.Go(func() { k.restore(ctx, e) })
 	}
 	wg.Wait()
 	k.sweep(joined)
@@ -326,18 +323,27 @@ func (k *Keeper) named(m frame.MAC) string {
 // probe makes sure that nobody on the overlay has addresses. mine: whose answers do
 // not count.
 func (k *Keeper) probe(ctx context.Context, addrs []netip.Addr, mine func(frame.MAC) bool) error {
-	if len(addrs) == 0 {
-		return nil
-	}
-	holders, err := claim.Probe(ctx, k.Bridge, addrs, mine)
+	holders, err := k.holders(ctx, addrs, mine)
 	if err != nil {
-		return fmt.Errorf("look on the overlay for who has %s: %w", join(addrs), err)
+		return err
 	}
 	var faults []error
 	for _, h := range holders {
 		faults = append(faults, k.explain(h))
 	}
 	return errors.Join(faults...)
+}
+
+// holders are those on the overlay who have addresses.
+func (k *Keeper) holders(ctx context.Context, addrs []netip.Addr, mine func(frame.MAC) bool) ([]claim.Holder, error) {
+	if len(addrs) == 0 {
+		return nil, nil
+	}
+	holders, err := claim.Probe(ctx, k.Bridge, addrs, mine)
+	if err != nil {
+		return nil, fmt.Errorf("look on the overlay for who has %s: %w", join(addrs), err)
+	}
+	return holders, nil
 }
 
 func join(addrs []netip.Addr) string {

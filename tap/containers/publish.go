@@ -111,7 +111,10 @@ func (k *Keeper) targetOf(want Publication) (to netip.Addr, subnet netip.Prefix,
 
 // from is this host's address on the overlay that is in one subnet with another one.
 func (k *Keeper) from(to netip.Addr) netip.Prefix {
-	have := addresses(k.Bridge)
+	have, err := addresses(k.Bridge)
+	if err != nil {
+		return netip.Prefix{} // the kernel chooses then
+	}
 	i := slices.IndexFunc(have, func(p netip.Prefix) bool { return p.Contains(to) && p.Addr() != to })
 	if i < 0 {
 		return netip.Prefix{}

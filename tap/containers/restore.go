@@ -28,8 +28,14 @@ func (k *Keeper) restore(ctx context.Context, e *entry) {
 	k.restoreHeld(ctx, e)
 }
 
-// restoreHeld is restore for an entry that is held.
+// restoreHeld is restore for an entry that is held. A few are restored at once.
 func (k *Keeper) restoreHeld(ctx context.Context, e *entry) {
+	select {
+	case k.room <- struct{}{}:
+		defer func() { <-k.room }()
+	case <-ctx.Done():
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
 	k.mu.Lock()

@@ -106,9 +106,13 @@ func (e *Exposer) Set(ctx context.Context, exposed []Exposed) error {
 		}
 		before := e.want
 		done, err := e.reachLocked(next)
+		if err != nil && before.up { // else what an earlier run left is better than nothing
+			if _, undone := e.reachLocked(before); undone != nil && undone.Error() != err.Error() {
+				err = errors.Join(err, undone)
+			}
+		}
 		if err != nil {
-			_, undone := e.reachLocked(before)
-			return errors.Join(err, undone)
+			return err
 		}
 		e.want = next
 		e.log.Debug("host is exposed", "exposed", next.exposed, "done", done)
@@ -131,11 +135,20 @@ func (e *Exposer) Remove() error {
 	})
 }
 
-// Exposed lists what Set was last told, in the order of the addresses.
-func (e *Exposer) Exposed() []Exposed {
+// Check says what Set would find wrong with these, before it changes anything.
+func (e *Exposer) Check(exposed []Exposed) error {
+	return e.inside(func() error {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.checkLocked(normal(exposed))
+	})
+}
+
+// Keeps reports whether Run keeps up exactly these, as Set was told last.
+func (e *Exposer) Keeps(exposed []Exposed) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return slices.Clone(e.want.exposed)
+	return e.want.up && slices.Equal(e.want.exposed, normal(exposed))
 }
 
 // inside calls f on a thread that is in the Exposer's namespace.
