@@ -187,7 +187,7 @@ func (a *attachment) ensureHostSide() error {
 // keepIPv6Off keeps the host's IPv6 off the host side: it is a port of the bridge
 // only.
 func (a *attachment) keepIPv6Off(name string) {
-	err := errors.Join(a.host.LinkSetIP6AddrGenMode(a.outer, addrGenNone), sysctl("/proc", "ipv6/conf/"+name+"/disable_ipv6", "1"))
+	err := errors.Join(a.host.LinkSetIP6AddrGenMode(a.outer, addrGenNone), setIPv6(name, "disable_ipv6", "1"))
 	if err != nil {
 		a.o.Log.Debug("the host may have an IPv6 address on a port of its bridge", "device", name, "err", err)
 	}

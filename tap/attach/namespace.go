@@ -26,7 +26,6 @@ type Namespace struct {
 
 	handle netns.NsHandle
 	name   string // for people
-	proc   string // the procfs with the /proc/sys of the host
 	dir    int    // what path is relative to
 	path   string
 }
@@ -48,7 +47,7 @@ func OpenPID(proc string, pid int) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", pid, explain(err))
 	}
-	n := &Namespace{name: fmt.Sprintf("process %d", pid), proc: proc, dir: dir, path: "ns/net"}
+	n := &Namespace{name: fmt.Sprintf("process %d", pid), dir: dir, path: "ns/net"}
 	return n.open()
 }
 
@@ -59,7 +58,7 @@ func OpenPath(path string) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Namespace{name: path, proc: "/proc", dir: unix.AT_FDCWD, path: abs}
+	n := &Namespace{name: path, dir: unix.AT_FDCWD, path: abs}
 	return n.open()
 }
 

@@ -41,9 +41,6 @@ type Options struct {
 	Device string
 	// NoMulticastRoute: no route for 224.0.0.0/4.
 	NoMulticastRoute bool
-	// Proc is a procfs whose sys can be written to where that of /proc cannot, as in a
-	// container; empty for the one that OpenPID was given. IPv6 needs it.
-	Proc string
 	// Log is told what the attachment can do without, nil for nobody.
 	Log *slog.Logger
 }

@@ -1,7 +1,6 @@
 package attach
 
 import (
-	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/sysctl"
 )
 
 // What a container's neighbour table is told, from Weave Net: a MAC that does not
@@ -103,28 +104,21 @@ func milliseconds(d time.Duration) []byte {
 // that have no IPv6 address of theirs. The thread is in the container.
 func (a *attachment) allowIPv6() error { return a.sysctl("disable_ipv6", "0") }
 
-// sysctl sets an IPv6 setting of the inner end; the thread is in the container. Which
-// namespace's settings /proc/sys/net shows depends on the thread, whatever the mount:
-// where ours is read-only, the host's may not be.
+// sysctl sets an IPv6 setting of the inner end; the thread is in the container.
 func (a *attachment) sysctl(name, value string) error {
-	setting := filepath.Join("ipv6/conf", a.device, name)
-	err := sysctl("/proc", setting, value)
-	if other := cmp.Or(a.o.Proc, a.ns.proc); err != nil && other != "/proc" {
-		return sysctl(other, setting, value)
-	}
-	return err
+	return setIPv6(a.device, name, value)
 }
 
-// sysctl writes a setting below /proc/sys/net, if it has another value. One that is
-// not there, as of a kernel without IPv6, needs none.
-func sysctl(proc, name, value string) error {
-	path := filepath.Join(proc, "sys/net", name)
-	now, err := os.ReadFile(path)
+// setIPv6 sets an IPv6 setting of a device in the thread's namespace, if it has another
+// value. One that is not there, as of a kernel without IPv6, needs none.
+func setIPv6(device, name, value string) error {
+	setting := filepath.Join("net/ipv6/conf", device, name)
+	now, err := os.ReadFile(filepath.Join("/proc/sys", setting))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && string(now) == value+"\n" {
 		return nil
 	}
-	if err := os.WriteFile(path, []byte(value), 0); err != nil {
-		return fmt.Errorf("set %s: %w", name, err)
+	if err := sysctl.Write(setting, value); err != nil {
+		return fmt.Errorf("set %s of %s: %w", name, device, err)
 	}
 	return nil
 }

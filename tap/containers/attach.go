@@ -169,7 +169,7 @@ func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (at
 	if err := k.probe(ctx, fresh, func(m frame.MAC) bool { return m == have.MAC }); err != nil {
 		return have, err
 	}
-	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoRoute, Proc: k.Proc, Log: k.Log})
+	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoRoute, Log: k.Log})
 }
 
 // open opens a container's network namespace.
@@ -271,7 +271,7 @@ func (k *Keeper) leave(c engine.Container, old, next Attachment, found bool) err
 	if err != nil || !ok {
 		return err
 	}
-	o := attach.Options{Bridge: k.Bridge, Key: old.key(), Proc: k.Proc, Log: k.Log}
+	o := attach.Options{Bridge: k.Bridge, Key: old.key(), Log: k.Log}
 	for _, p := range gone(old, next) {
 		if slices.Contains(have.Addresses, p) { // somebody may have removed it by hand
 			o.Addresses = append(o.Addresses, p)
