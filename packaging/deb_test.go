@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -35,7 +36,7 @@ var build = sync.OnceValues(func() (string, error) {
 
 func debFile(t *testing.T) string {
 	t.Helper()
-	for _, tool := range []string{"make", "dpkg-deb"} {
+	for _, tool := range []string{"make", "dpkg-deb", "ip"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skip("needs ", tool)
 		}
@@ -61,7 +62,7 @@ func newChroot(t *testing.T) chroot {
 		t.Skip("needs busybox")
 	}
 	c := chroot(t.TempDir())
-	for _, dir := range []string{"bin", "etc", "usr/share", "var/lib/dpkg/info", "var/lib/dpkg/updates", "run/systemd/system"} {
+	for _, dir := range []string{"bin", "etc", "usr/share", "var/lib/dpkg/info", "var/lib/dpkg/updates", "run/systemd/system", "dev"} {
 		c.must(t, os.MkdirAll(c.at(dir), 0o755))
 	}
 	binary, err := os.ReadFile(busybox)
@@ -72,6 +73,7 @@ func newChroot(t *testing.T) chroot {
 	}
 	c.must(t, os.WriteFile(c.at("bin/systemctl"), []byte("#!/bin/sh\necho \"$*\" >>/calls\n"), 0o755))
 	c.must(t, os.WriteFile(c.at("var/lib/dpkg/status"), nil, 0o644))
+	c.must(t, os.WriteFile(c.at("dev/null"), nil, 0o666)) // it serves
 	if out, err := exec.Command("chroot", string(c), "/bin/sh", "-c", "exit 0").CombinedOutput(); err != nil {
 		t.Skipf("busybox does not run by itself (busybox-static does): %v %s", err, out)
 	}
@@ -87,9 +89,13 @@ func (c chroot) must(t *testing.T, err error) {
 	}
 }
 
+// dpkg runs dpkg, in a network namespace of its own in which meshd has left a bridge, and
+// returns what it said, and at last which links there are.
 func (c chroot) dpkg(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command("dpkg", append([]string{"--root=" + string(c), "--force-confold,not-root"}, args...)...)
+	const script = `ip link add weave type bridge && ip link set dev weave alias "meshd bridge" && "$@" && ip -o link`
+	cmd := exec.Command("sh", append([]string{"-c", script, "sh", "dpkg", "--root=" + string(c), "--force-confold,not-root"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	cmd.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin:/bin", "LC_ALL=C")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -155,16 +161,20 @@ func TestDeb(t *testing.T) {
 
 	// An upgrade keeps what the operator wrote, and restarts what runs.
 	c.must(t, os.WriteFile(c.at("etc/meshd/meshd.yaml"), []byte("peers: [w1]\n"), 0o644))
-	c.dpkg(t, "-i", deb)
+	if out := c.dpkg(t, "-i", deb); !strings.Contains(out, ": weave:") {
+		t.Errorf("an upgrade removes the bridge:\n%s", out)
+	}
 	c.called(t, "daemon-reload", "daemon-reload", "try-restart meshd.service")
 	if data, _ := os.ReadFile(c.at("etc/meshd/meshd.yaml")); string(data) != "peers: [w1]\n" {
 		t.Errorf("the operator's settings became %q", data)
 	}
 
-	// Removed, it leaves settings and the host's identity; purged, nothing.
+	// Removed, it takes its bridge along, and leaves settings and the host's identity; purged, nothing.
 	c.must(t, os.MkdirAll(c.at("var/lib/meshd"), 0o700))
 	c.must(t, os.WriteFile(c.at("var/lib/meshd/identity"), nil, 0o600))
-	c.dpkg(t, "-r", "meshd")
+	if out := c.dpkg(t, "-r", "meshd"); strings.Contains(out, ": weave:") {
+		t.Errorf("after removal there is the bridge:\n%s", out)
+	}
 	c.called(t, "disable --now meshd.service", "daemon-reload")
 	left := slices.DeleteFunc(slices.Sorted(maps.Keys(c.files(t))), func(p string) bool { _, was := before[p]; return was })
 	if want := []string{"/etc/meshd", "/etc/meshd/meshd.yaml", "/var/lib/meshd", "/var/lib/meshd/identity"}; !slices.Equal(left, want) {

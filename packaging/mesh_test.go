@@ -389,22 +389,22 @@ func TestLaunchFails(t *testing.T) {
 func TestReset(t *testing.T) {
 	for shell, command := range shells(t) {
 		t.Run(shell, func(t *testing.T) {
-			s := newStage(t, launched(), "docker")
+			s := newStage(t, launched(answer{Call: inContainer("status", "--json"), Stdout: "{\n  \"port\": {\n    \"bridge\": \"br 7\",\n"}), "docker")
 			for _, name := range []string{"identity", "password", "attachments"} {
 				os.MkdirAll(s.state(), 0o700)
 				os.WriteFile(filepath.Join(s.state(), name), nil, 0o600)
 			}
 			got := s.run(t, command, "mesh", nil, "reset")
-			if got.code != 0 || len(got.calls) != 3 {
+			if got.code != 0 || len(got.calls) != 4 {
 				t.Fatalf("%+v", got)
 			}
-			down := got.calls[1].Argv
-			for i, want := range []string{"docker stop -- meshd", "docker run --rm --entrypoint /meshd --network host", "docker rm -f -- meshd"} {
+			down := got.calls[2].Argv
+			for i, want := range []string{"docker exec -- meshd /meshd status --json", "docker stop -- meshd", "docker run --rm --entrypoint /meshd --network host", "docker rm -f -- meshd"} {
 				if line := strings.Join(got.calls[i].Argv, " "); !strings.HasPrefix(line, want) {
 					t.Errorf("call %q, want %q", line, want)
 				}
 			}
-			if tail := down[len(down)-5:]; !slices.Equal(tail, []string{"sha256:1234", "--socket", "/run/meshd.gone", "down", "--force"}) {
+			if tail := down[len(down)-7:]; !slices.Equal(tail, []string{"sha256:1234", "--socket", "/run/meshd.gone", "down", "--force", "--bridge-name", "br 7"}) {
 				t.Errorf("%q", tail)
 			}
 			left, _ := filepath.Glob(s.state() + "/*")

@@ -58,7 +58,8 @@ type downOptions struct {
 func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error {
 	s, err := c.status(ctx)
 	if opt.force && errors.Is(err, errNoDaemon) {
-		return reportRemoval(out, opt.bridge, takeBack(opt.bridge))
+		foreign, err := takeBack(opt.bridge)
+		return reportRemoval(out, opt.bridge, foreign, err)
 	}
 	if err != nil {
 		return err
@@ -75,30 +76,34 @@ func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error 
 	if opt.keep {
 		return nil
 	}
-	return reportRemoval(out, s.Port.Bridge, p.removeBridge(s.Port.Bridge))
+	foreign, err := p.takeBack(s.Port.Bridge)
+	return reportRemoval(out, s.Port.Bridge, foreign, err)
 }
 
 // takeBack removes all that a daemon has left in the calling thread's namespace:
-// addresses and rules, interfaces of containers, and the bridge. What was asked for
-// stays on disk, and is done again by the next daemon.
-func takeBack(bridge string) error {
-	err := expose.RemoveLeft(bridge)
+// addresses and rules, interfaces of containers, and the bridge, unless that is not
+// meshd's. What was asked for stays on disk, and is done again by the next daemon.
+func takeBack(bridge string) (foreign bool, err error) {
+	err = expose.RemoveLeft(bridge)
 	left, listErr := attach.Leftovers(bridge)
 	err = errors.Join(err, listErr)
 	for _, l := range left {
 		err = errors.Join(err, attach.Remove(l.Key))
 	}
-	return errors.Join(err, tap.RemoveBridge(bridge))
+	bridgeErr := tap.RemoveBridge(bridge)
+	if errors.Is(bridgeErr, tap.ErrForeign) {
+		return true, err
+	}
+	return false, errors.Join(err, bridgeErr)
 }
 
 // reportRemoval says what became of the bridge.
-func reportRemoval(out io.Writer, bridge string, err error) error {
-	if err == nil {
-		fmt.Fprintf(out, "the bridge %s is removed: `meshd up` attaches again what meshd attached, and nothing that others did (to restart only, end meshd with SIGTERM)\n", bridge)
-	}
-	if errors.Is(err, tap.ErrForeign) {
+func reportRemoval(out io.Writer, bridge string, foreign bool, err error) error {
+	switch {
+	case foreign:
 		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", bridge)
-		return nil
+	case err == nil:
+		fmt.Fprintf(out, "the bridge %s is removed: `meshd up` attaches again what meshd attached, and nothing that others did (to restart only, end meshd with SIGTERM)\n", bridge)
 	}
 	return err
 }
@@ -189,22 +194,24 @@ func (p *process) gone() bool {
 	return false
 }
 
-// removeBridge removes the bridge in the daemon's network namespace, which need
-// not be ours: there may be a bridge of that name in both.
-func (p *process) removeBridge(name string) error {
+// takeBack is takeBack in the daemon's network namespace, which need not be ours: there
+// may be a bridge of that name in both.
+func (p *process) takeBack(bridge string) (foreign bool, err error) {
 	if !p.ns.IsOpen() {
-		return fmt.Errorf("the bridge %s stays: the daemon's network namespace cannot be entered (run this as root)", name)
+		return false, fmt.Errorf("the bridge %s stays: the daemon's network namespace cannot be entered (run this as root)", bridge)
 	}
-	done := make(chan error) // one send
+	done := make(chan struct{}) // closed at the end
 	go func() {
+		defer close(done)
 		// The thread is not unlocked: it ends with this goroutine, and its
 		// namespace with it.
 		runtime.LockOSThread()
-		if err := netns.Set(p.ns); err != nil {
-			done <- fmt.Errorf("enter the daemon's network namespace: %w", err)
+		if err = netns.Set(p.ns); err != nil {
+			err = fmt.Errorf("enter the daemon's network namespace: %w", err)
 			return
 		}
-		done <- takeBack(name)
+		foreign, err = takeBack(bridge)
 	}()
-	return <-done
+	<-done
+	return foreign, err
 }
