@@ -122,10 +122,13 @@ func (n notifier) run(ctx context.Context, status string, alive func()) {
 			return
 		case <-tick.C:
 		}
-		if answers() {
-			n.tell("WATCHDOG=1")
-		} else if ctx.Err() == nil {
+		for !answers() { // a late sign of life is better than none
+			if ctx.Err() != nil {
+				return
+			}
 			n.log.Error("the daemon is stuck: no sign of life for the service manager", "within", aliveTimeout)
 		}
+		n.tell("WATCHDOG=1")
+		tick.Reset(n.watchdog / 2) // it may have been late
 	}
 }
