@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -61,8 +62,8 @@ type Exposer struct {
 	// answers at once, and to iptables-legacy: two repairs must not mix.
 	mu       sync.Mutex
 	want     state
-	added    []netip.Prefix // by this Exposer, and not removed by it
-	problems []string
+	added    []netip.Prefix           // by this Exposer, and not removed by it
+	problems atomic.Pointer[[]string] // as the last look found them; nil: none. Replaced with mu held, read without
 }
 
 // New returns an Exposer for the network namespace of the calling thread. It
@@ -130,7 +131,8 @@ func (e *Exposer) Remove() error {
 		if _, err := e.reachLocked(state{}); err != nil {
 			return err
 		}
-		e.want, e.problems = state{}, nil
+		e.want = state{}
+		e.problems.Store(nil)
 		return nil
 	})
 }

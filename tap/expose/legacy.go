@@ -2,11 +2,13 @@ package expose
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 )
 
 // legacy is the older iptables of one family. Its rules are not nftables': only
@@ -101,10 +103,15 @@ func (l legacy) commands(want []pass) string {
 	return strings.Join(list, "; ")
 }
 
+// legacyTime is how long a call of iptables' may take, with the wait for its lock.
+const legacyTime = 10 * time.Second
+
 // run runs a program of iptables' in the calling thread's namespace; it waits 2 s
 // for others that hold iptables' lock.
 func run(path string, args ...string) (string, error) {
-	cmd := exec.Command(path, append([]string{"-w", "2"}, args...)...)
+	ctx, cancel := context.WithTimeout(context.Background(), legacyTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, append([]string{"-w", "2"}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

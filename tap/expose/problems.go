@@ -13,9 +13,10 @@ import (
 // Problems says in words what is in the way of what Set asked for, as the last
 // look found it: each a sentence with its remedy.
 func (e *Exposer) Problems() []string {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return slices.Clone(e.problems)
+	if list := e.problems.Load(); list != nil {
+		return slices.Clone(*list)
+	}
+	return nil
 }
 
 // findProblemsLocked looks for what we cannot or will not put right. failure is
@@ -28,12 +29,13 @@ func (e *Exposer) findProblemsLocked(failure error) {
 	if e.want.up {
 		list = append(list, e.lookForProblemsLocked()...)
 	}
+	known := e.Problems()
 	for _, p := range list {
-		if !slices.Contains(e.problems, p) {
+		if !slices.Contains(known, p) {
 			e.log.Warn("host is not exposed as asked", "bridge", e.cfg.Bridge, "problem", p)
 		}
 	}
-	e.problems = list
+	e.problems.Store(&list)
 }
 
 func (e *Exposer) lookForProblemsLocked() (list []string) {
