@@ -94,7 +94,7 @@ func (f *findings) containers(s *Status) {
 		f.add(Warning, "container-not-attached", "%s %s is not on the overlay: %s; it is tried again until `meshd detach %s`", what, who, c.Problem, who)
 	}
 	for _, p := range s.Containers.Published {
-		if len(p.Listen) == 0 && p.Problem != "" {
+		if (len(p.Listen) == 0 || p.Target == "") && p.Problem != "" {
 			f.add(Warning, "not-published", "%s is not published: %s; it is tried again until `meshd unpublish %s`", p.Spec, p.Problem, p.Spec)
 		}
 	}

@@ -321,6 +321,10 @@ func texts(prefixes []netip.Prefix) string {
 func (k *Keeper) keyNamed(what string) (key string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.keyNamedLocked(what)
+}
+
+func (k *Keeper) keyNamedLocked(what string) (key string) {
 	for candidate, e := range k.entries {
 		if len(e.want.Addresses) == 0 || !e.want.called(what) {
 			continue

@@ -242,3 +242,22 @@ func TestPublishFails(t *testing.T) {
 		h.wantHost("10.32.0.6/24")
 	})
 }
+
+// A port that leads to a container by its name leads to the next one of that name.
+func TestPublishedByName(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		web := h.run("web")
+		h.mustAttach(web, "10.32.0.1/24")
+		_, err := h.Publish(h.Context(), "8080:web:80")
+		must(h.T, err)
+		web.Remove()
+		h.until("the container is forgotten", func() bool { return len(h.View().Containers) == 0 })
+		if p := h.View().Published; len(p) != 1 || p[0].Target != "" || !strings.Contains(p[0].Problem, "web is not attached any more") {
+			h.Errorf("without its container the port is %+v", p)
+		}
+		web = h.run("web")
+		h.mustAttach(web, "10.32.0.2/24")
+		h.serve(web, 80, "the next one")
+		h.wantWord("127.0.0.1:8080", "the next one")
+	})
+}

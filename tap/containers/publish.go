@@ -42,7 +42,7 @@ func (k *Keeper) Publish(ctx context.Context, text string) (PublishedView, error
 	k.mu.Unlock()
 	switch {
 	case old != nil && old.want == want && old.proxy != nil:
-		return k.portView(old), nil
+		return k.viewOf(old), nil
 	case old != nil:
 		return PublishedView{}, fmt.Errorf("%s is published as %s already: `meshd unpublish %s` first", spec.HostPort, old.want.Spec, spec.HostPort)
 	case all >= maxPublished:
@@ -62,7 +62,7 @@ func (k *Keeper) Publish(ctx context.Context, text string) (PublishedView, error
 	k.ports[want.key()] = p
 	k.mu.Unlock()
 	k.Log.Info("port published", "published", spec.String())
-	return k.portView(p), nil
+	return k.viewOf(p), nil
 }
 
 // overlayAddress sees to it that this host has an address in the subnet of a service.
@@ -89,6 +89,12 @@ func guess(a netip.Addr) netip.Prefix {
 	return p
 }
 
+// viewOf shows one published port.
+func (k *Keeper) viewOf(p *port) PublishedView {
+	have, _ := addresses(k.Bridge)
+	return k.portView(p, have)
+}
+
 // targetOf is the address of a service, and its subnet where that is known.
 func (k *Keeper) targetOf(want Publication) (to netip.Addr, subnet netip.Prefix, err error) {
 	if want.Container == "" {
@@ -103,18 +109,23 @@ func (k *Keeper) targetOf(want Publication) (to netip.Addr, subnet netip.Prefix,
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	e := k.entries[want.Container]
+	if e == nil { // it may have been made anew, by the same name
+		e = k.entries[k.keyNamedLocked(want.Spec.Target)]
+	}
 	if e == nil || len(e.want.Addresses) == 0 {
 		return to, subnet, fmt.Errorf("%s is not attached any more: attach it, or publish another", want.Spec.Target)
 	}
 	return e.want.Addresses[0].Addr(), e.want.Addresses[0].Masked(), nil
 }
 
-// from is this host's address on the overlay that is in one subnet with another one.
+// from is this host's address on the overlay that is in one subnet with another one; not
+// valid: there is none, or it is not known.
 func (k *Keeper) from(to netip.Addr) netip.Prefix {
-	have, err := addresses(k.Bridge)
-	if err != nil {
-		return netip.Prefix{} // the kernel chooses then
-	}
+	have, _ := addresses(k.Bridge)
+	return from(have, to)
+}
+
+func from(have []netip.Prefix, to netip.Addr) netip.Prefix {
 	i := slices.IndexFunc(have, func(p netip.Prefix) bool { return p.Contains(to) && p.Addr() != to })
 	if i < 0 {
 		return netip.Prefix{}

@@ -76,8 +76,9 @@ func (k *Keeper) View() View {
 	}
 	ports := slices.Collect(maps.Values(k.ports))
 	k.mu.Unlock()
+	have, _ := addresses(k.Bridge) // none where they cannot be listed
 	for _, p := range ports {
-		v.Published = append(v.Published, k.portView(p))
+		v.Published = append(v.Published, k.portView(p, have))
 	}
 	v.MAC = hostMAC(k.Bridge)
 	v.Problems = append(v.Problems, k.Exposer.Problems()...)
@@ -101,16 +102,18 @@ func (e *entry) view() ContainerView {
 	return v
 }
 
-// portView shows a published port.
-func (k *Keeper) portView(p *port) PublishedView {
+// portView shows a published port of a host that has these addresses on the overlay.
+func (k *Keeper) portView(p *port, have []netip.Prefix) PublishedView {
 	v := PublishedView{Spec: p.want.Spec.String(), Listen: []string{}}
-	if to, _, err := k.targetOf(p.want); err == nil {
-		v.Target, v.From = netip.AddrPortFrom(to, p.want.Spec.TargetPort).String(), k.from(to)
-	}
 	k.mu.Lock()
 	proxy := p.proxy
 	v.Problem = p.problem
 	k.mu.Unlock()
+	if to, _, err := k.targetOf(p.want); err == nil {
+		v.Target, v.From = netip.AddrPortFrom(to, p.want.Spec.TargetPort).String(), from(have, to)
+	} else if v.Problem == "" {
+		v.Problem = err.Error()
+	}
 	if proxy == nil {
 		return v
 	}

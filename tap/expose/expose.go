@@ -128,7 +128,7 @@ func (e *Exposer) Remove() error {
 	return e.inside(func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if _, err := e.reachLocked(state{}); err != nil {
+		if _, err := e.reachLocked(state{}); err != nil && !noTables(err) {
 			return err
 		}
 		e.want = state{}

@@ -33,6 +33,9 @@ func RemoveLeft(bridge string) error {
 
 func (e *Exposer) left() (list []string, err error) {
 	rules, err := lookAtRules()
+	if noTables(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

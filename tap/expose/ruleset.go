@@ -48,10 +48,15 @@ func explainNF(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM):
 		return ErrPrivilege
-	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
+	case noTables(err), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("%w: meshd needs nftables with masquerade, fib and netdev, which Linux has since 5.2 (modprobe nf_tables nft_chain_nat nft_masq nft_fib_inet nft_fib_netdev)", err)
 	}
 	return err
+}
+
+// noTables reports whether a kernel has no nftables at all, and so no rules of ours.
+func noTables(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
 func (r *ruleset) find(f nftables.TableFamily, table, chain string) *nftables.Chain {
