@@ -60,7 +60,7 @@ func (p *path) move(now time.Time) {
 		return
 	}
 	p.moving.left, p.moving.until = p.addr, now.Add(moveTime)
-	p.home = p.addr // a second chance, should the path go down
+	p.home = p.addr                 // a second chance, should the path go down
 	p.rx.sentFrom(netip.AddrPort{}) // whatever comes next says where the neighbour sends from
 	p.goLocked(now, to, socket, mtu)
 	p.Prober.Hurry() // also where no frames go
