@@ -182,6 +182,9 @@ func inside(w *world) {
 	} else if got != "1376" {
 		w.Errorf("the MTU of ethwe is %s, want 1376, which fits every path", got)
 	}
+	if got := h.do("docker", "exec", "httpd", "cat", "/proc/sys/net/ipv6/conf/ethwe/accept_ra"); got != "0" {
+		w.Errorf("accept_ra of ethwe is %s: whoever is on the overlay may be a router for the container", got)
+	}
 	var got []string
 	for line := range strings.Lines(h.do("docker", "exec", "httpd", "ip", "route")) {
 		got = append(got, strings.Join(strings.Fields(line), " "))
