@@ -368,6 +368,34 @@ func TestLaunchAgain(t *testing.T) {
 	}
 }
 
+// Where the host does not share /run, the mounts below it are left out, in the words of
+// the client that there is.
+func TestLaunchWithoutSharedRun(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("mount namespaces are root's")
+	}
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		t.Skip(err)
+	}
+	for shell, command := range shells(t) {
+		for version, want := range map[string]string{
+			"20.10.24+dfsg1": "bind-nonrecursive=true", "24.0.9": "bind-nonrecursive=true", "25.0.0": "bind-recursive=disabled",
+			"28.2.2": "bind-recursive=disabled", "": "bind-nonrecursive=true",
+		} {
+			t.Run(shell+"/"+version, func(t *testing.T) {
+				w := launchable
+				w.Answers = append([]answer{{Call: []string{"docker", "version", "--format"}, Stdout: version}}, w.Answers...)
+				private := append([]string{unshare, "--mount", "--propagation", "private"}, command...)
+				engine, _, got := launch(t, newStage(t, w, "docker"), private, "mesh", nil)
+				if want := "type=bind,src=/run,dst=/run," + want; !slices.Contains(engine, want) {
+					t.Errorf("docker run %q, want %q; %+v", engine, want, got)
+				}
+			})
+		}
+	}
+}
+
 // A daemon that ends at once leaves no container, and its last words are shown.
 func TestLaunchFails(t *testing.T) {
 	for shell, command := range shells(t) {
