@@ -11,9 +11,6 @@ var (
 	ErrNoBridge = errors.New("there is no such bridge: is meshd running? `meshd up` or `mesh launch` makes it")
 	// ErrForeign says that the device's name is taken by one that is not ours.
 	ErrForeign = errors.New("meshd did not make it: detach it with the program that did, or remove it with `ip link del`")
-	// ErrOverlap says that an address or its subnet collides with what the container
-	// has on another device.
-	ErrOverlap = errors.New("choose another subnet")
 	// ErrNoAddress says that an address is not there.
 	ErrNoAddress = errors.New("no such address")
 	// ErrNoIPv6 says that the container or the bridge cannot have IPv6 addresses.

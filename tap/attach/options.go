@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meshd/internal/frame"
+	"meshd/internal/subnet"
 )
 
 // DefaultDevice is what the interface is called inside, as with Weave Net.
@@ -72,15 +73,8 @@ func (o Options) checked() (Options, error) {
 	if len(o.Addresses) > maxAddresses {
 		return o, fmt.Errorf("%d addresses for one container, of at most %d", len(o.Addresses), maxAddresses)
 	}
-	for i, p := range o.Addresses {
-		if err := checkAddress(p); err != nil {
-			return o, err
-		}
-		for _, q := range o.Addresses[:i] {
-			if p.Addr() == q.Addr() && p != q {
-				return o, fmt.Errorf("%s is asked for with two subnets, %s and %s: leave one out", p.Addr(), q, p)
-			}
-		}
+	if err := subnet.CheckAll(o.Addresses); err != nil {
+		return o, err
 	}
 	return o, nil
 }
@@ -105,31 +99,6 @@ func checkDevice(name string) error {
 		return fmt.Errorf("%q is not a name for a network device", name)
 	}
 	return nil
-}
-
-// checkAddress refuses what is not the address of a host in a subnet.
-func checkAddress(p netip.Prefix) error {
-	a := p.Addr()
-	switch {
-	case !p.IsValid():
-		return errors.New("an address has no subnet: write it as 10.32.0.1/24")
-	case a.Is4In6():
-		return fmt.Errorf("%s is an IPv4 address in IPv6's form: write it as %s", p, a.Unmap())
-	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a.IsLinkLocalUnicast(), p.Bits() == 0:
-		return fmt.Errorf("%s is not an address that a container can have on the overlay", p)
-	case a.Is4() && p.Bits() < 31 && (a == p.Masked().Addr() || a == last(p)):
-		return fmt.Errorf("%s is the network or broadcast address of its subnet, not that of a host: choose another in %s", p, p.Masked())
-	}
-	return nil
-}
-
-// last is the broadcast address of an IPv4 subnet.
-func last(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().As4()
-	for bit := p.Bits(); bit < 32; bit++ {
-		b[bit/8] |= 0x80 >> (bit % 8)
-	}
-	return netip.AddrFrom4(b)
 }
 
 // hostName is the name of the host side.

@@ -14,6 +14,7 @@ import (
 
 	"meshd/internal/dump"
 	"meshd/internal/frame"
+	"meshd/internal/subnet"
 )
 
 // pair is the veth pair of one attachment, or where it would be.
@@ -179,7 +180,7 @@ func (p *pair) addresses() ([]netip.Prefix, error) {
 	}
 	var out []netip.Prefix
 	for _, a := range list {
-		q, ok := prefixOf(a.IPNet)
+		q, ok := subnet.PrefixOf(a.IPNet)
 		made := q.Addr().IsLinkLocalUnicast() || q.Addr().Is6() && a.Flags&unix.IFA_F_PERMANENT == 0
 		if ok && !made {
 			out = append(out, q)
@@ -235,16 +236,6 @@ func removeLink(nl *netlink.Handle, link netlink.Link) error {
 func notFound(err error) bool {
 	_, ok := errors.AsType[netlink.LinkNotFoundError](err)
 	return ok || errors.Is(err, os.ErrNotExist)
-}
-
-func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
-	if n == nil {
-		return netip.Prefix{}, false
-	}
-	a, ok := netip.AddrFromSlice(n.IP)
-	ones, bits := n.Mask.Size()
-	a = a.Unmap()
-	return netip.PrefixFrom(a, ones), ok && bits == a.BitLen()
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

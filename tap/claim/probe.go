@@ -2,12 +2,12 @@ package claim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
 
 	"meshd/internal/frame"
+	"meshd/internal/subnet"
 )
 
 // How often and how long Probe asks. RFC 5227, section 1.1 has three probes 1 to 2 s
@@ -78,17 +78,14 @@ func Probe(ctx context.Context, device string, addrs []netip.Addr, ignore func(f
 	return s.holders(), nil
 }
 
-// check refuses addresses that no host on an Ethernet can have.
+// check refuses addresses that no host on the overlay can have.
 func check(addrs []netip.Addr) error {
 	if len(addrs) > maxAddresses {
 		return fmt.Errorf("%d addresses at once, of at most %d", len(addrs), maxAddresses)
 	}
 	for _, a := range addrs {
-		if !a.IsValid() {
-			return errors.New("an address is empty")
-		}
-		if a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || a.Is4In6() || a == netip.AddrFrom4([4]byte(broadcast[:4])) {
-			return fmt.Errorf("%s is not an address that a host can have on the overlay", a)
+		if err := subnet.CheckAddr(a); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -222,12 +222,12 @@ func TestProbeErrors(t *testing.T) {
 	}{
 		{"nowhere", "10.32.0.1", "nowhere: " + ErrNoDevice.Error()},
 		{"down", "10.32.0.1", "down: " + ErrDown.Error()},
-		{bridge, "224.0.0.1", "not an address that a host can have"},
-		{bridge, "0.0.0.0", "not an address that a host can have"},
-		{bridge, "255.255.255.255", "not an address that a host can have"},
-		{bridge, "ff02::1", "not an address that a host can have"},
-		{bridge, "127.0.0.1", "not an address that a host can have"},
-		{bridge, "::ffff:10.32.0.1", "not an address that a host can have"},
+		{bridge, "224.0.0.1", "the address of a group"},
+		{bridge, "0.0.0.0", "cannot be the address"},
+		{bridge, "255.255.255.255", "cannot be the address"},
+		{bridge, "ff02::1", "the address of a group"},
+		{bridge, "127.0.0.1", "cannot be the address"},
+		{bridge, "::ffff:10.32.0.1", "write 10.32.0.1"},
 	} {
 		err := n.host1.Do(func() error {
 			_, err := Probe(t.Context(), tt.device, addrs(tt.addr), nil)

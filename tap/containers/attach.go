@@ -10,6 +10,7 @@ import (
 
 	"meshd/internal/engine"
 	"meshd/internal/frame"
+	"meshd/internal/subnet"
 	"meshd/tap/attach"
 )
 
@@ -25,7 +26,7 @@ func (k *Keeper) Attach(ctx context.Context, what string, prefixes []netip.Prefi
 	if len(prefixes) == 0 {
 		return ContainerView{}, errors.New("which address is the container to have? Name one with its subnet's length, such as 10.32.0.1/24")
 	}
-	if err := checkPrefixes(prefixes); err != nil {
+	if err := subnet.CheckAll(prefixes); err != nil {
 		return ContainerView{}, err
 	}
 	c, err := k.Engines.Find(ctx, what)
@@ -103,16 +104,12 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 	if len(next.Addresses) > maxAddresses {
 		return fmt.Errorf("it would have %d addresses, of at most %d: detach some", len(next.Addresses), maxAddresses)
 	}
-	if err := checkPrefixes(next.Addresses); err != nil {
+	if err := subnet.CheckAll(next.Addresses); err != nil {
 		return err
 	}
-	for _, p := range prefixes {
-		if slices.Contains(old.Addresses, p) {
-			continue
-		}
-		if err := checkHost(k.Bridge, p); err != nil {
-			return err
-		}
+	fresh := gone(next, old)
+	if err := checkHost(k.Bridge, fresh); err != nil {
+		return err
 	}
 	if err := k.claims.take(addrs(next.Addresses), next.owner()); err != nil {
 		return err

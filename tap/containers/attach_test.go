@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,12 +74,7 @@ func TestAttachRefuses(t *testing.T) {
 		h.run("web")
 		h.engine.Create("asleep", enginetest.Options{})
 		h.engine.Run("hosted", enginetest.Options{NetworkMode: "host"})
-		must(h.T, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}}))
-		eth0, err := netlink.LinkByName("eth0")
-		must(h.T, err)
-		must(h.T, netlink.LinkSetUp(eth0))
-		a, _ := netlink.ParseAddr("192.168.7.1/24")
-		must(h.T, netlink.AddrAdd(eth0, a))
+		h.link("eth0", "192.168.7.1/24")
 		many := ""
 		for i := range maxAddresses + 1 {
 			many += fmt.Sprintf(" 10.50.0.%d/24", i+1)
@@ -87,7 +83,7 @@ func TestAttachRefuses(t *testing.T) {
 			{"web", "", "which address"},
 			{"web", "10.32.0.0/24", "did you mean 10.32.0.1/24?"},
 			{"web", "10.32.0.1/24 10.32.0.2/16", "not of one subnet"},
-			{"web", "192.168.7.9/24", "overlaps with the network 192.168.7.0/24 of this host, on eth0"},
+			{"web", "192.168.7.9/24", "overlaps with the network 192.168.7.0/24 of this host, on its device eth0: choose a subnet"},
 			{"web", many, "65 addresses, of at most 64"},
 			{"asleep", "10.32.0.1/24", "asleep"},
 			{"hosted", "10.32.0.1/24", "host"},
@@ -103,6 +99,33 @@ func TestAttachRefuses(t *testing.T) {
 			}
 		}
 		h.wantNothing()
+	})
+}
+
+// TestOneRuleForSubnets: what a container may have, the host may be exposed to.
+func TestOneRuleForSubnets(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		web := h.run("web")
+		h.link("eth0", "192.168.7.1/24")
+		eth0, err := netlink.LinkByName("eth0")
+		must(h.T, err)
+		for _, r := range []string{"10.0.0.0/8", "10.77.5.0/24"} {
+			to, err := netlink.ParseIPNet(r)
+			must(h.T, err)
+			must(h.T, netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: to, Gw: net.ParseIP("192.168.7.2")}))
+		}
+		for _, tt := range []struct{ container, host, want string }{
+			{"192.168.7.9/24", "192.168.7.10/24", "overlaps with the network 192.168.7.0/24 of this host"},
+			{"10.77.0.9/16", "10.77.0.10/16", "overlaps with the route of this host to 10.77.5.0/24, by its device eth0"},
+			{"10.99.0.9/32", "10.99.0.10/32", "nobody else in its subnet"},
+			{"fd00:99::/64", "fd00:99::/64", "did you mean fd00:99::1/64?"},
+			{"10.9.1.9/24", "10.9.1.10/24", ""}, // in a wider route by a gateway
+		} {
+			wantError(h.T, h.attach("web", tt.container), tt.want)
+			_, err := h.Expose(h.Context(), prefixes(tt.host), nil, true)
+			wantError(h.T, err, tt.want)
+		}
+		h.wantInside(web, "10.9.1.9/24")
 	})
 }
 

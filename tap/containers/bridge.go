@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"meshd/internal/dump"
+	"meshd/internal/subnet"
 )
 
 // addresses are those of a bridge in the calling thread's namespace; none where there
@@ -25,10 +26,8 @@ func addresses(bridge string) (out []netip.Prefix, err error) {
 		return nil, fmt.Errorf("list the addresses of bridge %s: %w", bridge, err)
 	}
 	for _, a := range list {
-		ip, ok := netip.AddrFromSlice(a.IP)
-		bits, _ := a.Mask.Size()
-		if ok && !ip.IsLinkLocalUnicast() {
-			out = append(out, netip.PrefixFrom(ip.Unmap(), bits))
+		if p, ok := subnet.PrefixOf(a.IPNet); ok && !p.Addr().IsLinkLocalUnicast() {
+			out = append(out, p)
 		}
 	}
 	return out, nil
@@ -43,41 +42,22 @@ func hostMAC(bridge string) string {
 	return link.Attrs().HardwareAddr.String()
 }
 
-// checkHost says which network of this host a subnet overlaps with: packets for the
-// one would go to the other. A wider route through a gateway is no fault: the kernel
-// prefers the narrower one.
-func checkHost(bridge string, p netip.Prefix) error {
+// checkHost says what of this host addresses with their subnets collide with: packets
+// for the one would go to the other. The rules are those of exposed addresses, as the
+// host may be exposed to these subnets later.
+func checkHost(bridge string, prefixes []netip.Prefix) error {
 	link, err := netlink.LinkByName(bridge)
-	if err != nil {
+	if err != nil || len(prefixes) == 0 {
 		return nil // without a bridge nothing can be attached, which says so itself
 	}
-	family := netlink.FAMILY_V4
-	if p.Addr().Is6() {
-		family = netlink.FAMILY_V6
-	}
-	routes, err := dump.Whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
+	others, err := subnet.Look(nil, "this host", link.Attrs().Index)
 	if err != nil {
-		return fmt.Errorf("list the routes of this host: %w", err)
+		return err
 	}
-	for _, r := range routes {
-		if r.Dst == nil || r.LinkIndex == link.Attrs().Index {
-			continue
+	for _, p := range prefixes {
+		if err := others.Check(p); err != nil {
+			return err
 		}
-		ip, ok := netip.AddrFromSlice(r.Dst.IP)
-		bits, _ := r.Dst.Mask.Size()
-		dst := netip.PrefixFrom(ip.Unmap(), bits)
-		if !ok || bits == 0 || !dst.Overlaps(p) || r.Gw != nil && bits < p.Bits() {
-			continue
-		}
-		return fmt.Errorf("%s overlaps with the network %s of this host%s: choose another subnet", p, dst, onDevice(r.LinkIndex))
 	}
 	return nil
-}
-
-func onDevice(index int) string {
-	link, err := netlink.LinkByIndex(index)
-	if err != nil {
-		return ""
-	}
-	return ", on " + link.Attrs().Name
 }

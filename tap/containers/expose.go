@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"meshd/internal/subnet"
 	"meshd/tap/claim"
 	"meshd/tap/expose"
 )
@@ -15,7 +16,7 @@ import (
 // subnet. Where neither is named it is one of each subnet that this host's containers
 // are in. It returns the addresses. Where that does not work nothing is changed.
 func (k *Keeper) Expose(ctx context.Context, prefixes, subnets []netip.Prefix, masquerade bool) ([]netip.Prefix, error) {
-	if err := checkPrefixes(prefixes); err != nil {
+	if err := subnet.CheckAll(prefixes); err != nil {
 		return nil, err
 	}
 	k.exposing.Lock()

@@ -122,13 +122,7 @@ func TestRestoreExposedWithoutTheTakenOne(t *testing.T) {
 		must(h.T, expose.RemoveLeft(bridge))
 		h.wantHost("")
 		taken, _ := netlink.ParseAddr("10.32.0.5/24")
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = "vpn"
-		vpn := &netlink.Bridge{LinkAttrs: attrs}
-		must(h.T, netlink.LinkAdd(vpn))
-		must(h.T, netlink.LinkSetUp(vpn))
-		overlaps, _ := netlink.ParseAddr("10.50.0.9/24")
-		must(h.T, netlink.AddrAdd(vpn, overlaps))
+		h.link("vpn", "10.50.0.9/24") // overlaps
 		h.within(h.stranger, func(nl *netlink.Handle) {
 			out, err := nl.LinkByName("out")
 			must(h.T, err)

@@ -133,6 +133,18 @@ func (h *node) plug(br netlink.Link, c *enginetest.Container, addr string) {
 	})
 }
 
+// link gives the host a further device with an address.
+func (h *node) link(name, addr string) {
+	h.Helper()
+	must(h.T, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name}}))
+	link, err := netlink.LinkByName(name)
+	must(h.T, err)
+	must(h.T, netlink.LinkSetUp(link))
+	a, err := netlink.ParseAddr(addr)
+	must(h.T, err)
+	must(h.T, netlink.AddrAdd(link, a))
+}
+
 // start starts a Keeper on what the one before kept.
 func (h *node) start() {
 	h.Helper()

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 
+	"meshd/internal/subnet"
 	"meshd/tap/publish"
 )
 
@@ -85,7 +86,7 @@ func (k *Keeper) overlayAddress(ctx context.Context, want Publication) error {
 
 // guess is a subnet that an address may be of, for an example.
 func guess(a netip.Addr) netip.Prefix {
-	p, _ := a.Prefix(subnetBits(a))
+	p, _ := a.Prefix(subnet.UsualBits(a))
 	return p
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"meshd/internal/subnet"
 	"meshd/tap/publish"
 )
 
@@ -36,7 +37,7 @@ func (a Attachment) check() error {
 	case len(a.Addresses) == 0 || len(a.Addresses) > maxAddresses:
 		return fmt.Errorf("it has %d addresses", len(a.Addresses))
 	}
-	return checkPrefixes(a.Addresses)
+	return subnet.CheckAll(a.Addresses)
 }
 
 // String is what people call the container.
@@ -79,7 +80,7 @@ type Exposure struct {
 }
 
 func (e Exposure) key() string  { return e.Prefix.Addr().String() }
-func (e Exposure) check() error { return checkPrefix(e.Prefix) }
+func (e Exposure) check() error { return subnet.Check(e.Prefix) }
 
 // Publication is a port of this host that leads to a service on the overlay.
 type Publication struct {
@@ -105,71 +106,15 @@ func addrs(prefixes []netip.Prefix) []netip.Addr {
 	return out
 }
 
-// checkPrefixes says what is wrong with addresses that are asked for.
-func checkPrefixes(prefixes []netip.Prefix) error {
-	for i, p := range prefixes {
-		if err := checkPrefix(p); err != nil {
-			return err
-		}
-		for _, q := range prefixes[:i] {
-			switch {
-			case q.Addr() == p.Addr():
-				return fmt.Errorf("%s is there twice", p.Addr())
-			case q.Overlaps(p) && q.Bits() != p.Bits():
-				return fmt.Errorf("%s and %s overlap, but are not of one subnet: give both the same prefix length", q, p)
-			}
-		}
-	}
-	return nil
-}
-
-// checkPrefix says what is wrong with an address that is asked for.
-func checkPrefix(p netip.Prefix) error {
-	a := p.Addr()
-	switch {
-	case !p.IsValid():
-		return errors.New("there is no address: give one with its subnet's length, such as 10.32.0.1/24")
-	case a.Is4In6():
-		return fmt.Errorf("%s is an IPv4 address written as IPv6: write %s", p, a.Unmap())
-	case a.IsUnspecified(), a.IsLoopback(), a.IsMulticast(), a.IsLinkLocalUnicast(),
-		a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240):
-		return fmt.Errorf("%s cannot be the address of a container or host: choose one of a private network, such as 10.32.0.1/12 or fd00:32::1/64", p)
-	case p.Bits() == 0:
-		return fmt.Errorf("%s would be all networks at once: give its subnet's length, such as %s/24", p, a)
-	case p.Bits() < a.BitLen()-1 && a == p.Masked().Addr() && a.Is4():
-		return fmt.Errorf("%s is the address of the subnet itself, not of a host in it: did you mean %s/%d?", p, a.Next(), p.Bits())
-	case p.Bits() < 31 && a.Is4() && a == lastOf(p):
-		return fmt.Errorf("%s is the broadcast address of its subnet: choose another", p)
-	}
-	return nil
-}
-
-// lastOf is the last address of an IPv4 subnet.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().As4()
-	for i := p.Bits(); i < 32; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	return netip.AddrFrom4(b)
-}
-
-// subnetBits is the length that the subnet of an address mostly has.
-func subnetBits(a netip.Addr) int {
-	if a.Is4() {
-		return 24
-	}
-	return 64
-}
-
 // ParsePrefix reads an address with its subnet's length as users write it: ADDRESS/BITS,
 // or ip:ADDRESS/BITS as weave has it.
 func ParsePrefix(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(strings.TrimPrefix(s, "ip:"))
 	if err == nil {
-		return p, checkPrefix(p)
+		return p, subnet.Check(p)
 	}
 	if a, e := netip.ParseAddr(strings.TrimPrefix(s, "ip:")); e == nil && a.Zone() == "" {
-		return p, fmt.Errorf("%.60q has no subnet: write it with its length, such as %s/%d", s, a, subnetBits(a))
+		return p, fmt.Errorf("%.60q has no subnet: write it with its length, such as %s/%d", s, a, subnet.UsualBits(a))
 	}
 	return p, fmt.Errorf("%.60q is not an address with its subnet's length: write it as 10.32.0.1/24 or fd00:32::1/64", s)
 }

@@ -14,11 +14,7 @@ func TestParsePrefix(t *testing.T) {
 	}{
 		{"10.32.0.1/24", "10.32.0.1/24", true},
 		{"ip:10.32.0.1/12", "10.32.0.1/12", true},
-		{"10.32.0.0/31", "10.32.0.0/31", true},
-		{"10.32.0.1/31", "10.32.0.1/31", true},
-		{"10.32.0.1/32", "10.32.0.1/32", true},
 		{"fd00:32::1/64", "fd00:32::1/64", true},
-		{"fd00:32::/64", "fd00:32::/64", true},
 		{"", "write it as 10.32.0.1/24", false},
 		{"10.32.0.1", "write it with its length, such as 10.32.0.1/24", false},
 		{"fd00::1", "write it with its length, such as fd00::1/64", false},
@@ -33,19 +29,6 @@ func TestParsePrefix(t *testing.T) {
 		{"--help", "is not an address", false},
 		{"$(reboot)/24\n\x1b[2J", `"$(reboot)/24\n\x1b[2J"`, false},
 		{"10.32.0.0/24", "did you mean 10.32.0.1/24?", false},
-		{"10.32.0.255/24", "broadcast address", false},
-		{"10.32.0.1/0", "all networks", false},
-		{"::ffff:10.32.0.1/120", "write 10.32.0.1", false},
-		{"0.0.0.0/0", "cannot be the address", false},
-		{"0.1.2.3/24", "cannot be the address", false},
-		{"127.0.0.1/8", "cannot be the address", false},
-		{"169.254.1.1/16", "cannot be the address", false},
-		{"224.0.0.1/24", "cannot be the address", false},
-		{"255.255.255.255/32", "cannot be the address", false},
-		{"::/64", "cannot be the address", false},
-		{"::1/128", "cannot be the address", false},
-		{"fe80::1/64", "cannot be the address", false},
-		{"ff02::1/64", "cannot be the address", false},
 	} {
 		t.Run(tt.text, func(t *testing.T) {
 			p, err := ParsePrefix(tt.text)
@@ -87,21 +70,6 @@ func FuzzParsePrefix(f *testing.F) {
 			t.Errorf("ParsePrefix(%q) = %v, which is no address of a container", s, p)
 		}
 	})
-}
-
-func TestCheckPrefixes(t *testing.T) {
-	for _, tt := range []struct{ texts, want string }{
-		{"10.32.0.1/24 10.32.0.2/24 10.33.0.1/16 fd00::1/64", ""},
-		{"10.32.0.1/24 10.32.0.1/24", "10.32.0.1 is there twice"},
-		{"10.32.0.1/24 10.32.0.1/16", "10.32.0.1 is there twice"},
-		{"10.32.0.1/24 10.32.0.2/16", "not of one subnet"},
-		{"10.32.0.1/24 10.32.1.0/24", "the subnet itself"},
-	} {
-		t.Run(tt.texts, func(t *testing.T) {
-			wantError(t, checkPrefixes(prefixes(tt.texts)), tt.want)
-		})
-	}
-	wantError(t, checkPrefix(netip.Prefix{}), "there is no address")
 }
 
 func TestCalled(t *testing.T) {

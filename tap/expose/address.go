@@ -8,6 +8,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/subnet"
 )
 
 // protocolTag is the protocol, IFA_PROTO, of addresses that we set: who set them
@@ -158,20 +160,10 @@ func (a *addresses) message(p netip.Prefix) ([]byte, error) {
 	e.ByteOrder.PutUint32(b[4:], uint32(a.index))
 	e.Bytes(unix.IFA_LOCAL, p.Addr().AsSlice())
 	e.Bytes(unix.IFA_ADDRESS, p.Addr().AsSlice())
-	if last := lastOf(p); p.Addr().Is4() && p.Bits() < 31 {
+	if last := subnet.Last(p); p.Addr().Is4() && p.Bits() < 31 {
 		e.Bytes(unix.IFA_BROADCAST, last.AsSlice())
 	}
 	e.Uint8(ifaProto, protocolTag)
 	attrs, err := e.Encode()
 	return append(b, attrs...), err
-}
-
-// lastOf is the highest address of a subnet: with IPv4 its broadcast address.
-func lastOf(p netip.Prefix) netip.Addr {
-	b := p.Masked().Addr().AsSlice()
-	for i := p.Bits(); i < len(b)*8; i++ {
-		b[i/8] |= 0x80 >> (i % 8)
-	}
-	last, _ := netip.AddrFromSlice(b)
-	return last
 }

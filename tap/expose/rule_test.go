@@ -35,16 +35,6 @@ func TestKeyOf(t *testing.T) {
 	}
 }
 
-func TestLastOf(t *testing.T) {
-	for give, want := range map[string]string{
-		"192.168.99.7/24": "192.168.99.255", "10.1.2.3/15": "10.1.255.255", "10.0.0.1/32": "10.0.0.1", "fd00::1/121": "fd00::7f",
-	} {
-		if got := lastOf(prefix(give)); got != addr(want) {
-			t.Errorf("lastOf(%s) = %v, want %s", give, got, want)
-		}
-	}
-}
-
 func FuzzParseAddress(f *testing.F) {
 	b, err := (&addresses{index: 3}).message(prefix("192.168.99.1/24"))
 	if err != nil {
