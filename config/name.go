@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"meshd/internal/atomicfile"
 	"meshd/internal/frame"
 )
 
@@ -119,24 +120,14 @@ func keptName(path string) (frame.PeerName, string, error) {
 	return name, path, nil
 }
 
-// newName keeps a random name. It is linked into place whole, so that neither a
-// crash nor a second process leaves half a file or two names.
+// newName keeps a random name. Neither a crash nor a second process leaves half a file
+// or two names.
 func newName(path string) (frame.PeerName, string, error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return 0, "", fmt.Errorf("keep a random peer name: %w", err)
 	}
-	tmp, err := os.CreateTemp(dir, "name-*")
-	if err != nil {
-		return 0, "", fmt.Errorf("keep a random peer name: %w", err)
-	}
-	defer os.Remove(tmp.Name())
 	name := randomName()
-	_, err = tmp.WriteString(name.String() + "\n")
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return 0, "", fmt.Errorf("keep a random peer name: %w", err)
-	}
-	if err := os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
+	if err := atomicfile.Create(path, []byte(name.String()+"\n")); errors.Is(err, fs.ErrExist) {
 		return keptName(path)
 	} else if err != nil {
 		return 0, "", fmt.Errorf("keep a random peer name: %w", err)

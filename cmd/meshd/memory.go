@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"meshd/internal/atomicfile"
 	"meshd/routing/control"
 )
 
@@ -32,7 +33,7 @@ func checkStateDir(dir string) error {
 	err := os.MkdirAll(dir, 0o700)
 	if err == nil {
 		var f *os.File
-		if f, err = os.CreateTemp(dir, ".check-*"); err == nil {
+		if f, err = os.CreateTemp(dir, atomicfile.TempPattern); err == nil {
 			err = errors.Join(f.Close(), os.Remove(f.Name()))
 		}
 	}
@@ -107,16 +108,7 @@ func (m memory) write(peers []control.Remembered) error {
 	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
 		return err
 	}
-	next := m.path + ".new"
-	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(next, m.path)
+	return atomicfile.Write(m.path, data)
 }
 
 // forget removes the file.

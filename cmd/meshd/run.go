@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"meshd/config"
+	"meshd/internal/atomicfile"
 	"meshd/internal/frame"
 	"meshd/internal/identity"
 	"meshd/routing"
@@ -163,6 +164,9 @@ func (d *daemon) prepare() (who self, err error) {
 	}
 	if err := checkStateDir(d.cfg.StateDir); err != nil {
 		return who, err
+	}
+	if err := atomicfile.Tidy(d.cfg.StateDir); err != nil {
+		d.opt.log.Debug("files of a crash stay", "dir", d.cfg.StateDir, "err", err)
 	}
 	lock, err := lockNamespace()
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"meshd/internal/atomicfile"
 )
 
 // fileName is the private key's file in the state directory.
@@ -138,42 +140,7 @@ func (id *Identity) create(path string) error {
 	if err != nil {
 		return err
 	}
-	temp, err := writeTemp(path, data)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(temp)
-	if err := os.Link(temp, path); err == nil || errors.Is(err, fs.ErrExist) {
-		return errors.Join(err, syncDir(filepath.Dir(path)))
-	}
-	if err := os.Rename(temp, path); err != nil { // the file system has no links
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// writeTemp writes data to a new file next to path, mode 0600, and returns its
-// name. It is on the disk then.
-func writeTemp(path string, data []byte) (string, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return "", err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(f.Name())
-		return "", err
-	}
-	return f.Name(), nil
-}
-
-// syncDir makes a new name in dir last.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.Create(path, data)
 }
 
 // plain leaves the path out of an error that stands beside it.

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"meshd/internal/atomicfile"
 	"meshd/internal/frame"
 )
 
@@ -244,14 +245,9 @@ func (p *Pins) Save() error {
 	if err != nil {
 		return err
 	}
-	temp, err := writeTemp(p.path, append(data, '\n'))
-	if err != nil {
-		return err
+	err = atomicfile.Write(p.path, append(data, '\n'))
+	if err == nil || errors.Is(err, atomicfile.ErrUnsynced) {
+		p.written = edit
 	}
-	if err := os.Rename(temp, p.path); err != nil {
-		os.Remove(temp)
-		return err
-	}
-	p.written = edit
-	return syncDir(filepath.Dir(p.path))
+	return err
 }

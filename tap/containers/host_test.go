@@ -277,7 +277,7 @@ func (h *node) wantNothing() {
 		h.Errorf("containers: %+v", v)
 	}
 	for _, f := range names(h.T, filepath.Join(h.dir, "attachments")) {
-		if strings.HasPrefix(f, "container-") || strings.HasPrefix(f, newFile) {
+		if strings.HasPrefix(f, "container-") || strings.HasPrefix(f, ".") {
 			h.Errorf("file %s", f)
 		}
 	}

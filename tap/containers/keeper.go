@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"meshd/internal/atomicfile"
 	"meshd/internal/engine"
 	"meshd/internal/frame"
 	"meshd/tap/attach"
@@ -106,7 +107,9 @@ func Open(cfg Config) (*Keeper, error) {
 		ports:       map[string]*port{},
 	}
 	k.ctx, k.cancel = context.WithCancel(context.Background())
-	tidy(dir, cfg.Log)
+	if err := atomicfile.Tidy(dir); err != nil { // load says what is wrong with it
+		cfg.Log.Debug("files of a crash stay", "dir", dir, "err", err)
+	}
 	return k, k.load()
 }
 

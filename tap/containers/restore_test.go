@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"meshd/internal/atomicfile"
 	"meshd/tap/expose"
 )
 
@@ -121,7 +122,9 @@ func TestNewKeeper(t *testing.T) {
 		db.Restart()
 		gone.Remove()
 		must(h.T, os.Truncate(h.attachments.path("docker:"+torn.ID), 20))
-		must(h.T, os.WriteFile(filepath.Join(h.dir, "attachments", newFile+"1"), nil, 0o600))
+		crashed := filepath.Join(h.dir, "attachments", strings.Replace(atomicfile.TempPattern, "*", "1", 1))
+		must(h.T, os.WriteFile(crashed, nil, 0o600))
+		must(h.T, os.Chtimes(crashed, time.Time{}, time.Now().Add(-time.Hour)))
 		h.start()
 		h.untilInside(web, "10.32.0.1/24")
 		h.untilInside(db, "10.32.0.2/24")
@@ -135,7 +138,7 @@ func TestNewKeeper(t *testing.T) {
 			if strings.HasSuffix(f, ".damaged") {
 				damaged++
 			}
-			if strings.HasPrefix(f, newFile) {
+			if f == filepath.Base(crashed) {
 				h.Errorf("file %s", f)
 			}
 		}

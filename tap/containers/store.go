@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"meshd/internal/atomicfile"
 )
 
 // maxRecord bounds a file in bytes.
@@ -33,22 +35,6 @@ type store[T any] struct {
 func (s store[T]) path(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return filepath.Join(s.dir, s.kind+"-"+hex.EncodeToString(sum[:8])+".json")
-}
-
-// newFile is how files begin that are written, until they are renamed.
-const newFile = ".new-"
-
-// tidy removes what a crash left in the middle of a save. Nothing may be saved meanwhile.
-func tidy(dir string, log *slog.Logger) {
-	files, _ := os.ReadDir(dir) // load says what is wrong with it
-	for _, f := range files {
-		if !strings.HasPrefix(f.Name(), newFile) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
-			log.Debug("file of a crash stays", "file", f.Name(), "err", err)
-		}
-	}
 }
 
 // load reads all records. A damaged file is set aside, with a warning.
@@ -105,37 +91,16 @@ func (s store[T]) save(r T) error {
 	if err != nil {
 		return err
 	}
-	path := s.path(s.key(r))
-	if err := s.write(path, append(data, '\n')); err != nil {
-		if p, ok := errors.AsType[*fs.PathError](err); ok {
-			err = p.Err
-		}
-		if l, ok := errors.AsType[*os.LinkError](err); ok {
-			err = l.Err
-		}
+	err = os.MkdirAll(s.dir, 0o700)
+	if err == nil {
+		err = s.last(atomicfile.Write(s.path(s.key(r)), append(data, '\n')))
+	}
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err // the directory is in the message
+	}
+	if err != nil {
 		return fmt.Errorf("keep it for a restart in %s: %w: nothing was changed; make room there or set state_dir to another directory", s.dir, err)
 	}
-	return nil
-}
-
-func (s store[T]) write(path string, data []byte) error {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(s.dir, newFile+"*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return err
-	}
-	s.syncDir()
 	return nil
 }
 
@@ -146,22 +111,18 @@ func (s store[T]) forget(key string) error {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil
 	}
-	if err := os.Remove(path); err != nil {
+	if err := s.last(atomicfile.Remove(path)); err != nil {
 		return fmt.Errorf("forget it: %w", err)
 	}
-	s.syncDir()
 	return nil
 }
 
-// syncDir makes what became of the directory's files last. It has become so already,
-// and is what a restart of meshd finds: that a crash of the host may take it back is
-// no reason to say that nothing was done.
-func (s store[T]) syncDir() {
-	d, err := os.Open(s.dir)
-	if err == nil {
-		err = errors.Join(d.Sync(), d.Close())
+// last takes it for done that a crash of the host may take back: that is what a restart
+// of meshd finds, and no reason to say that nothing was done.
+func (s store[T]) last(err error) error {
+	if !errors.Is(err, atomicfile.ErrUnsynced) {
+		return err
 	}
-	if err != nil {
-		s.log.Warn("records may not outlive a crash of this host", "dir", s.dir, "err", err)
-	}
+	s.log.Warn("records may not outlive a crash of this host", "dir", s.dir, "err", err)
+	return nil
 }

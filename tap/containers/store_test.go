@@ -125,20 +125,6 @@ func TestStoreSetsAside(t *testing.T) {
 	})
 }
 
-func TestStoreTidies(t *testing.T) {
-	s, _ := kept(t)
-	if err := os.WriteFile(filepath.Join(s.dir, newFile+"123"), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tidy(s.dir, s.log)
-	for _, f := range names(t, s.dir) {
-		if strings.HasPrefix(f, newFile) {
-			t.Errorf("%s is still there", f)
-		}
-	}
-	wantKept(t, s, keyA, keyB)
-}
-
 func TestStoreWhereNothingCanBe(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
