@@ -2,7 +2,6 @@ package integration
 
 import (
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"meshd/internal/lab"
@@ -13,12 +12,7 @@ import (
 func (w *world) forgetMappings(nat *lab.Namespace) {
 	w.Helper()
 	err := nat.Do(func() error {
-		own, err := netns.Get()
-		if err != nil {
-			return err
-		}
-		defer own.Close()
-		nl, err := netlink.NewHandleAt(own, unix.NETLINK_NETFILTER)
+		nl, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 		if err != nil {
 			return err
 		}

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"meshd/internal/frame"
+	"meshd/internal/netns"
 )
 
 // The names and the MTU that a Config gets where it has none. DefaultMTU, in
@@ -60,7 +60,7 @@ type Port struct {
 	mac            frame.MAC // of the bridge, when we make it
 	log            *slog.Logger
 	nl             *netlink.Handle // of our namespace, from any thread
-	ns             netns.NsHandle
+	ns             *netns.Namespace
 
 	dev     atomic.Pointer[device] // swapped when the TAP had to be made anew
 	kick    chan struct{}          // room for 1; reader to watcher: look; full: it will
@@ -142,9 +142,9 @@ func newPort(cfg Config) (*Port, error) {
 	if p.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	if p.ns, err = netns.Get(); err != nil {
+	if p.ns, err = netns.Current(); err != nil {
 		p.nl.Close()
-		return nil, fmt.Errorf("open the network namespace: %w", err)
+		return nil, err
 	}
 	return p, nil
 }

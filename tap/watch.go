@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 )
 
 // How often the watcher looks. Events make it look at once, but not more often
@@ -24,35 +22,20 @@ const (
 
 // watch keeps the port joined until ctx is done.
 func (p *Port) watch(ctx context.Context) error {
-	// A TAP and a subscription belong to the namespace of the thread that makes
-	// them. A thread that was moved is not given back: it ends with us.
-	runtime.LockOSThread()
-	moved, err := p.enterNamespace()
+	// A TAP and a subscription belong to the namespace of the thread that makes them.
+	err := p.ns.Do(func() error {
+		for ctx.Err() == nil {
+			if err := p.follow(ctx); err != nil {
+				p.log.Debug("subscription to links ended", "err", err)
+				pause(ctx, repairPause)
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		return fmt.Errorf("watch the port: %w", err)
 	}
-	if !moved {
-		defer runtime.UnlockOSThread()
-	}
-	for ctx.Err() == nil {
-		if err := p.follow(ctx); err != nil {
-			p.log.Debug("subscription to links ended", "err", err)
-			pause(ctx, repairPause)
-		}
-	}
 	return nil
-}
-
-func (p *Port) enterNamespace() (moved bool, err error) {
-	here, err := netns.Get()
-	if err != nil {
-		return false, fmt.Errorf("open the thread's namespace: %w", err)
-	}
-	defer here.Close()
-	if here.Equal(p.ns) {
-		return false, nil
-	}
-	return true, netns.Set(p.ns)
 }
 
 // follow repairs on events of one subscription until it or ctx ends. Events may

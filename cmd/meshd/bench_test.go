@@ -234,18 +234,9 @@ func TestBenchBetweenDaemons(t *testing.T) {
 // cable connects two daemons: 192.0.2.1 and 192.0.2.2.
 func cable(t *testing.T, a, b *upProcess) {
 	t.Helper()
-	ha, err := netlink.NewHandleAt(a.ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ha.Close()
-	hb, err := netlink.NewHandleAt(b.ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer hb.Close()
+	ha, hb := a.netlink(t), b.netlink(t)
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: "cable0"}, PeerName: "cable0", PeerNamespace: netlink.NsFd(int(b.ns)),
+		LinkAttrs: netlink.LinkAttrs{Name: "cable0"}, PeerName: "cable0", PeerNamespace: netlink.NsFd(b.ns.FD()),
 	}
 	if err := ha.LinkAdd(veth); err != nil {
 		t.Fatal(err)

@@ -7,14 +7,13 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"meshd/config"
+	"meshd/internal/netns"
 	"meshd/tap"
 	"meshd/tap/attach"
 	"meshd/tap/expose"
@@ -130,7 +129,7 @@ func (c *client) stopAndWait(ctx context.Context, p *process, pid int) error {
 type process struct {
 	socket string
 	pidfd  *os.File
-	ns     netns.NsHandle
+	ns     *netns.Namespace
 }
 
 // holdProcess takes hold of the process that listens on the socket. Taking it
@@ -141,7 +140,7 @@ func (c *client) holdProcess() (*process, error) {
 		return nil, c.explain(err)
 	}
 	defer conn.Close()
-	p := &process{socket: c.socket, ns: netns.None()}
+	p := &process{socket: c.socket}
 	pid := peerPID(conn)
 	if pid == 0 {
 		return p, nil
@@ -149,7 +148,7 @@ func (c *client) holdProcess() (*process, error) {
 	if fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK); err == nil {
 		p.pidfd = os.NewFile(uintptr(fd), "pidfd")
 	}
-	if ns, err := netns.GetFromPid(pid); err == nil {
+	if ns, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil {
 		p.ns = ns
 	}
 	return p, nil
@@ -159,7 +158,7 @@ func (p *process) close() {
 	if p.pidfd != nil {
 		p.pidfd.Close()
 	}
-	if p.ns.IsOpen() {
+	if p.ns != nil {
 		p.ns.Close()
 	}
 }
@@ -197,21 +196,12 @@ func (p *process) gone() bool {
 // takeBack is takeBack in the daemon's network namespace, which need not be ours: there
 // may be a bridge of that name in both.
 func (p *process) takeBack(bridge string) (foreign bool, err error) {
-	if !p.ns.IsOpen() {
+	if p.ns == nil {
 		return false, fmt.Errorf("the bridge %s stays: the daemon's network namespace cannot be entered (run this as root)", bridge)
 	}
-	done := make(chan struct{}) // closed at the end
-	go func() {
-		defer close(done)
-		// The thread is not unlocked: it ends with this goroutine, and its
-		// namespace with it.
-		runtime.LockOSThread()
-		if err = netns.Set(p.ns); err != nil {
-			err = fmt.Errorf("enter the daemon's network namespace: %w", err)
-			return
-		}
+	err = p.ns.Do(func() error {
 		foreign, err = takeBack(bridge)
-	}()
-	<-done
+		return err
+	})
 	return foreign, err
 }

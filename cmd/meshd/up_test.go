@@ -17,7 +17,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+
+	"meshd/internal/netns"
 )
 
 // upProcess is a real `meshd up` in a network namespace of its own.
@@ -25,7 +26,7 @@ type upProcess struct {
 	cmd    *exec.Cmd
 	socket string
 	log    *bytes.Buffer
-	ns     netns.NsHandle
+	ns     *netns.Namespace
 	done   chan error // one send: how it ended
 }
 
@@ -61,7 +62,7 @@ func startUp(t *testing.T, flags ...string) *upProcess {
 	}
 	t.Cleanup(p.kill)
 	p.awaitAnswer(t)
-	if p.ns, err = netns.GetFromPid(p.cmd.Process.Pid); err != nil {
+	if p.ns, err = netns.Open(fmt.Sprintf("/proc/%d/ns/net", p.cmd.Process.Pid)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.ns.Close() })
@@ -94,15 +95,26 @@ func (p *upProcess) awaitAnswer(t *testing.T) {
 	}
 }
 
-// hasLink reports whether a device is in the daemon's namespace.
-func (p *upProcess) hasLink(t *testing.T, name string) bool {
+// netlink is a handle for the daemon's namespace.
+func (p *upProcess) netlink(t *testing.T) *netlink.Handle {
 	t.Helper()
-	h, err := netlink.NewHandleAt(p.ns)
+	var h *netlink.Handle
+	err := p.ns.Do(func() (err error) {
+		h, err = netlink.NewHandle()
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.Close()
-	_, err = h.LinkByName(name)
+	t.Cleanup(h.Close)
+	return h
+}
+
+// hasLink reports whether a device is in the daemon's namespace.
+func (p *upProcess) hasLink(t *testing.T, name string) bool {
+	t.Helper()
+	h := p.netlink(t)
+	_, err := h.LinkByName(name)
 	if _, none := errors.AsType[netlink.LinkNotFoundError](err); err != nil && !none {
 		t.Fatal(err)
 	}
@@ -137,7 +149,7 @@ func TestUpAndDown(t *testing.T) {
 	}
 
 	// A container's end keeps the daemon from removing the bridge when it ends.
-	addPort(t, p.ns, "weave")
+	p.addPort(t, "weave")
 	stdout, stderr, code = runCLI(t.Context(), "down")
 	if want := fmt.Sprintf("meshd (pid %d) has ended\nthe bridge weave is removed", p.cmd.Process.Pid); code != exitOK || !strings.HasPrefix(stdout, want) {
 		t.Errorf("down = %d %q %s, want %q", code, stdout, stderr, want)
@@ -160,7 +172,7 @@ func TestUpAndDown(t *testing.T) {
 func TestDownInTwoSteps(t *testing.T) {
 	p := startUp(t)
 	t.Setenv(socketEnv, p.socket)
-	addPort(t, p.ns, "weave")
+	p.addPort(t, "weave")
 	stdout, stderr, code := runCLI(t.Context(), "down", "--keep-bridge")
 	if want := fmt.Sprintf("meshd (pid %d) has ended\n", p.cmd.Process.Pid); code != exitOK || stdout != want {
 		t.Errorf("down --keep-bridge = %d %q %s, want %q", code, stdout, stderr, want)
@@ -171,17 +183,7 @@ func TestDownInTwoSteps(t *testing.T) {
 	if _, _, code = runCLI(t.Context(), "down", "--force", "--keep-bridge"); code != exitUsage {
 		t.Errorf("down --force --keep-bridge = %d, want %d", code, exitUsage)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends in that namespace
-		if err := netns.Set(p.ns); err != nil {
-			t.Error(err)
-			return
-		}
-		stdout, stderr, code = runCLI(t.Context(), "down", "--force")
-	}()
-	<-done
+	stdout, stderr, code = p.runCLI(t, "down", "--force")
 	if code != exitOK || !strings.HasPrefix(stdout, "the bridge weave is removed") || p.hasLink(t, "weave") {
 		t.Errorf("down --force = %d %q %s", code, stdout, stderr)
 	}
@@ -190,17 +192,13 @@ func TestDownInTwoSteps(t *testing.T) {
 func TestDownLeavesForeignBridge(t *testing.T) {
 	p := startUp(t)
 	t.Setenv(socketEnv, p.socket)
-	h, err := netlink.NewHandleAt(p.ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := p.netlink(t)
 	bridge, err := h.LinkByName("weave")
 	if err != nil {
 		t.Fatal(err)
 	}
 	// As one that an operator made.
-	addPort(t, p.ns, "weave")
+	p.addPort(t, "weave")
 	if err := h.LinkSetAlias(bridge, "mine"); err != nil {
 		t.Fatal(err)
 	}
@@ -263,13 +261,9 @@ func (p *upProcess) logged(t *testing.T) string {
 }
 
 // addPort puts one end of a veth pair into a bridge.
-func addPort(t *testing.T, ns netns.NsHandle, bridge string) {
+func (p *upProcess) addPort(t *testing.T, bridge string) {
 	t.Helper()
-	h, err := netlink.NewHandleAt(ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := p.netlink(t)
 	br, err := h.LinkByName(bridge)
 	if err != nil {
 		t.Fatal(err)
@@ -285,11 +279,7 @@ func addPort(t *testing.T, ns netns.NsHandle, bridge string) {
 
 func TestUpWithWeaveAPI(t *testing.T) {
 	p := startUp(t, "--api-http", "127.0.0.1:6784")
-	h, err := netlink.NewHandleAt(p.ns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := p.netlink(t)
 	lo, err := h.LinkByName("lo")
 	if err != nil {
 		t.Fatal(err)
@@ -310,33 +300,36 @@ func TestUpWithWeaveAPI(t *testing.T) {
 	}
 }
 
+// runCLI runs a command in the daemon's namespace.
+func (p *upProcess) runCLI(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	err := p.ns.Do(func() error {
+		stdout, stderr, code = runCLI(t.Context(), args...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stdout, stderr, code
+}
+
 // tcpRequest sends a request to the daemon's TCP API, from its namespace.
 func (p *upProcess) tcpRequest(t *testing.T, request string) string {
 	t.Helper()
-	type result struct {
-		answer []byte
-		err    error
-	}
-	done := make(chan result) // one send
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends in that namespace
-		var r result
-		defer func() { done <- r }()
-		if r.err = netns.Set(p.ns); r.err != nil {
-			return
-		}
-		var conn net.Conn
-		if conn, r.err = net.Dial("tcp4", "127.0.0.1:6784"); r.err != nil {
-			return
+	var answer []byte
+	err := p.ns.Do(func() error {
+		conn, err := net.Dial("tcp4", "127.0.0.1:6784")
+		if err != nil {
+			return err
 		}
 		defer conn.Close()
-		if _, r.err = io.WriteString(conn, request); r.err == nil {
-			r.answer, r.err = io.ReadAll(conn)
+		if _, err = io.WriteString(conn, request); err == nil {
+			answer, err = io.ReadAll(conn)
 		}
-	}()
-	r := <-done
-	if r.err != nil {
-		t.Fatal(r.err)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return string(r.answer)
+	return string(answer)
 }

@@ -8,13 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/netns"
 )
 
 // crasher is the variable of the process that is killed while it writes: the file.
@@ -141,10 +142,7 @@ func onTmpfs(t *testing.T, dir string, f func()) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounts take root")
 	}
-	done := make(chan error) // closed at the end, also one by FailNow
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends in its mount namespace
+	must(t, netns.OnOwnThread(func() error {
 		err := unix.Unshare(unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -152,15 +150,11 @@ func onTmpfs(t *testing.T, dir string, f func()) {
 		if err == nil {
 			err = unix.Mount("none", dir, "tmpfs", 0, "size=128k")
 		}
-		if err != nil {
-			done <- err
-			return
+		if err == nil {
+			f()
 		}
-		f()
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
+		return err
+	}))
 }
 
 // TestReadersSeeOneWhole: while it is written again and again.

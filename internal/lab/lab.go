@@ -131,7 +131,7 @@ func (l *Lab) Leftovers() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, n := range l.spaces {
-		for _, pid := range processesIn(n.id) {
+		for _, pid := range processesIn(n.net.ID()) {
 			left = append(left, fmt.Sprintf("process %d in %s", pid, n.Name))
 		}
 	}

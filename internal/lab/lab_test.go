@@ -284,7 +284,7 @@ func TestProcess(t *testing.T) {
 		return nil
 	}
 	must(t, Poll(within(t, 10*time.Second), time.Millisecond, printed))
-	if got := processesIn(n.id); !slices.Equal(got, []int{p.PID()}) {
+	if got := processesIn(n.net.ID()); !slices.Equal(got, []int{p.PID()}) {
 		t.Errorf("processes in the namespace = %v, want %d", got, p.PID())
 	}
 	if rss, err := p.RSS(); err != nil || rss <= 0 {
@@ -336,19 +336,19 @@ func TestDoPanics(t *testing.T) {
 
 // TestMainThreadStays shows that no namespace sticks to the process.
 func TestMainThreadStays(t *testing.T) {
-	before, err := nsID("/proc/self/ns/net")
+	before, err := idOf("/proc/self/ns/net")
 	must(t, err)
 	n := space(t, newLab(t), "a")
 	for range 50 {
 		must(t, n.Do(func() error {
-			if got, err := nsID("/proc/thread-self/ns/net"); err != nil || got != n.id {
-				return fmt.Errorf("inside Do: namespace %v, %v, want %v", got, err, n.id)
+			if got, err := idOf("/proc/thread-self/ns/net"); err != nil || got != n.net.ID() {
+				return fmt.Errorf("inside Do: namespace %v, %v, want %v", got, err, n.net.ID())
 			}
 			return nil
 		}))
 	}
 	for range 50 {
-		if got, err := nsID("/proc/thread-self/ns/net"); err != nil || got != before {
+		if got, err := idOf("/proc/thread-self/ns/net"); err != nil || got != before {
 			t.Fatalf("namespace = %v, %v, want %v", got, err, before)
 		}
 	}

@@ -16,7 +16,7 @@ func Connect(a *Namespace, aName string, b *Namespace, bName string) error {
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: aName},
 		PeerName:      bName,
-		PeerNamespace: netlink.NsFd(b.handle),
+		PeerNamespace: netlink.NsFd(b.net.FD()),
 	}
 	if err := a.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("connect %s in %s with %s in %s: %w", aName, a.Name, bName, b.Name, err)

@@ -6,13 +6,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/netns"
 )
 
 // Namespace is one network namespace. Its methods may be called concurrently.
@@ -20,9 +20,8 @@ type Namespace struct {
 	// Name is its file name in /run/netns, the lab's prefix included.
 	Name string
 
-	handle netns.NsHandle
-	id     inode
-	nl     *netlink.Handle
+	net *netns.Namespace
+	nl  *netlink.Handle
 
 	mu      sync.Mutex // guards what follows
 	procs   []*Process
@@ -60,7 +59,7 @@ func newNamespace(name string) (*Namespace, error) {
 
 // mount makes a namespace and mounts it in netnsDir.
 func mount(name string) error {
-	return onOwnThread(func() error {
+	return netns.OnOwnThread(func() error {
 		if err := os.MkdirAll(netnsDir, 0o755); err != nil {
 			return err
 		}
@@ -82,20 +81,20 @@ func mount(name string) error {
 }
 
 func open(name string) (*Namespace, error) {
-	id, err := nsID(nsPath(name))
-	if err != nil {
-		return nil, err
-	}
-	handle, err := netns.GetFromName(name)
+	net, err := netns.Open(nsPath(name))
 	if err != nil {
 		return nil, fmt.Errorf("open namespace: %w", err)
 	}
-	nl, err := netlink.NewHandleAt(handle, unix.NETLINK_ROUTE)
+	n := &Namespace{Name: name, net: net}
+	err = n.Do(func() error {
+		n.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
 	if err != nil {
-		handle.Close()
+		net.Close()
 		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
-	return &Namespace{Name: name, handle: handle, id: id, nl: nl}, nil
+	return n, nil
 }
 
 func (n *Namespace) setUp() error {
@@ -116,46 +115,17 @@ func (n *Namespace) Path() string { return nsPath(n.Name) }
 // Do calls f on a thread that is in the namespace. f must not start goroutines
 // that rely on it; sockets that f opens stay in the namespace.
 func (n *Namespace) Do(f func() error) error {
-	return onOwnThread(func() error {
-		if err := netns.Set(n.handle); err != nil {
-			return fmt.Errorf("enter %s: %w", n.Name, err)
-		}
-		return f()
-	})
+	err := n.net.Do(f)
+	if e, ok := errors.AsType[*netns.EnterError](err); ok {
+		return fmt.Errorf("enter %s: %w", n.Name, e.Err)
+	}
+	return err
 }
 
 // Sysctl sets a kernel setting, named with dots, of the namespace.
 func (n *Namespace) Sysctl(key, value string) error {
 	path := filepath.Join("/proc/sys", strings.ReplaceAll(key, ".", "/"))
 	return n.Do(func() error { return os.WriteFile(path, []byte(value), 0) })
-}
-
-// onOwnThread calls f on an OS thread that ends afterwards, so that whatever f
-// does to it stays without consequence. A panic of f comes out of the call.
-func onOwnThread(f func() error) error {
-	type outcome struct {
-		err      error
-		panicked any
-	}
-	done := make(chan outcome, 1)
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		var o outcome
-		defer func() { o.panicked = recover(); done <- o }()
-		if unix.Gettid() == os.Getpid() {
-			// The first thread stands for the process in /proc and cannot end:
-			// leave it as it is. It is ours meanwhile, so the next is another.
-			defer runtime.UnlockOSThread()
-			o.err = onOwnThread(f)
-			return
-		}
-		o.err = f()
-	}()
-	o := <-done
-	if o.panicked != nil {
-		panic(o.panicked)
-	}
-	return o.err
 }
 
 // adopt closes c with the namespace.
@@ -194,5 +164,5 @@ func (n *Namespace) letGo() {
 		c.Close() // its user may have closed it before
 	}
 	n.nl.Close()
-	n.handle.Close()
+	n.net.Close()
 }

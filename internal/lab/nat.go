@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -128,12 +127,7 @@ func (t *NAT) Reboot() error {
 // forget empties the connection tracking table.
 func (t *NAT) forget() error {
 	return t.Do(func() error {
-		own, err := netns.Get()
-		if err != nil {
-			return err
-		}
-		defer own.Close()
-		nl, err := netlink.NewHandleAt(own, unix.NETLINK_NETFILTER)
+		nl, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/netns"
 )
 
 const (
@@ -97,7 +99,7 @@ func namespacePaths(prefix string) []string {
 // removeNamespace ends what runs in the namespace mounted at path and removes
 // the mount. The kernel removes the interfaces soon after.
 func removeNamespace(path string) error {
-	if id, err := nsID(path); err == nil {
+	if id, err := idOf(path); err == nil {
 		if err := endAll(id); err != nil {
 			return err
 		}
@@ -112,19 +114,17 @@ func removeNamespace(path string) error {
 	return nil
 }
 
-// inode identifies a namespace for as long as it exists.
-type inode struct{ dev, ino uint64 }
-
-func nsID(path string) (inode, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return inode{}, fmt.Errorf("stat %s: %w", path, err)
+// idOf tells which namespace a file stands for.
+func idOf(path string) (netns.ID, error) {
+	id, err := netns.IDAt(unix.AT_FDCWD, path)
+	if err != nil {
+		return id, fmt.Errorf("stat %s: %w", path, err)
 	}
-	return inode{uint64(st.Dev), st.Ino}, nil
+	return id, nil
 }
 
 // processesIn lists the processes in a network namespace, ourselves excepted.
-func processesIn(id inode) []int {
+func processesIn(id netns.ID) []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -135,7 +135,7 @@ func processesIn(id inode) []int {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if got, err := nsID(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && got == id {
+		if got, err := idOf(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && got == id {
 			pids = append(pids, pid)
 		}
 	}
@@ -145,7 +145,7 @@ func processesIn(id inode) []int {
 // endAll kills the processes in a network namespace and waits until they are
 // gone. One that we started stays a zombie until its Process has waited for it;
 // a zombie has left its namespace.
-func endAll(id inode) error {
+func endAll(id netns.ID) error {
 	deadline := time.Now().Add(endTime)
 	for {
 		pids := processesIn(id)
@@ -164,13 +164,13 @@ func endAll(id inode) error {
 
 // killIn kills pid if it is still a process in the namespace: the handle is
 // taken before the second look, so a pid that was used anew is not hit.
-func killIn(pid int, id inode) {
+func killIn(pid int, id netns.ID) {
 	p, err := os.FindProcess(pid)
 	if err != nil {
 		return
 	}
 	defer p.Release()
-	if got, err := nsID(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && got == id {
+	if got, err := idOf(fmt.Sprintf("/proc/%d/ns/net", pid)); err == nil && got == id {
 		p.Kill()
 	}
 }

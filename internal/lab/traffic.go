@@ -53,4 +53,4 @@ func (n *Namespace) Traffic(link string) (t Traffic, err error) {
 
 // PIDs lists the processes in the namespace, this one excepted, whoever started
 // them.
-func (n *Namespace) PIDs() []int { return processesIn(n.id) }
+func (n *Namespace) PIDs() []int { return processesIn(n.net.ID()) }

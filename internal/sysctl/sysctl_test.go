@@ -5,10 +5,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/netns"
 )
 
 func TestWrite(t *testing.T) {
@@ -21,10 +22,8 @@ func TestWrite(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	done := make(chan error) // one send
 	var refused, absent error
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends in its mount namespace
+	err := netns.OnOwnThread(func() error {
 		err := unix.Unshare(unix.CLONE_NEWNS)
 		if err == nil {
 			err = unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
@@ -40,9 +39,9 @@ func TestWrite(t *testing.T) {
 			absent = write("accept_ra", "7", missing, host)
 			err = write("accept_ra", "0", readOnly, host)
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(filepath.Join(host, "accept_ra")); string(got) != "0" {

@@ -328,8 +328,8 @@ func TestEnded(t *testing.T) {
 		return err
 	}))
 	defer ns.Close()
-	if want := h.open(h.c1).ID; ns.ID != want {
-		t.Errorf("identity = %v, want %v", ns.ID, want)
+	if want := h.open(h.c1).net.ID(); ns.net.ID() != want {
+		t.Errorf("identity = %v, want %v", ns.net.ID(), want)
 	}
 	attach := func(addrs ...string) error {
 		return h.Do(func() error {

@@ -202,8 +202,8 @@ func TestOpen(t *testing.T) {
 		return err
 	}))
 	// The test's own is another than the lab's host: it can be told apart.
-	if one, two := h.open(h.c1), h.open(h.c2); one.ID == two.ID {
-		t.Errorf("two namespaces are one: %v", one.ID)
+	if one, two := h.open(h.c1), h.open(h.c2); one.net.ID() == two.net.ID() {
+		t.Errorf("two namespaces are one: %v", one.net.ID())
 	}
 }
 

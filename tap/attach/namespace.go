@@ -4,30 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-)
 
-// Identity tells namespaces apart: the device and inode number of their file. That
-// of a namespace which is gone may be given to another.
-type Identity struct{ Dev, Ino uint64 }
+	"meshd/internal/netns"
+)
 
 // Namespace is the network namespace of a container. As long as it is open the
 // namespace exists, even if all its processes have ended. Its methods may be called
 // concurrently.
 type Namespace struct {
-	ID Identity
-
-	handle netns.NsHandle
-	name   string // for people
-	dir    int    // what path is relative to
-	path   string
+	net  *netns.Namespace // nil: not open
+	name string           // for people
+	dir  int              // what path is relative to
+	path string
 }
 
 // OpenPID opens the network namespace of a process. proc is where the procfs is
@@ -65,15 +58,13 @@ func OpenPath(path string) (*Namespace, error) {
 // open opens the file of a namespace that is filled in, and closes all if it is not
 // one that can be attached.
 func (n *Namespace) open() (*Namespace, error) {
-	n.handle = netns.None()
 	// Not blocking, should it be a pipe.
 	fd, err := unix.Openat(n.dir, n.path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == nil {
-		n.handle = netns.NsHandle(fd)
-		n.ID, err = identify(fd)
+		n.net, err = netns.FromFD(fd)
 	}
 	if err == nil {
-		err = refuseOwn(n.ID)
+		err = n.refuseOwn()
 	}
 	if err != nil {
 		n.Close()
@@ -85,8 +76,9 @@ func (n *Namespace) open() (*Namespace, error) {
 // Close closes the namespace.
 func (n *Namespace) Close() error {
 	var errs []error
-	if n.handle.IsOpen() {
-		errs = append(errs, n.handle.Close())
+	if n.net != nil {
+		errs = append(errs, n.net.Close())
+		n.net = nil
 	}
 	if n.dir >= 0 {
 		errs = append(errs, unix.Close(n.dir))
@@ -95,28 +87,13 @@ func (n *Namespace) Close() error {
 	return errors.Join(errs...)
 }
 
-// identify makes sure that a file is a network namespace.
-func identify(fd int) (Identity, error) {
-	if typ, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err != nil || typ != unix.CLONE_NEWNET {
-		return Identity{}, errors.New("the file is not a network namespace")
-	}
-	var s unix.Stat_t
-	if err := unix.Fstat(fd, &s); err != nil {
-		return Identity{}, os.NewSyscallError("fstat", err)
-	}
-	return Identity{Dev: s.Dev, Ino: s.Ino}, nil
-}
-
 // refuseOwn refuses the namespace of the calling thread.
-func refuseOwn(id Identity) error {
-	var s unix.Stat_t
-	if err := unix.Stat("/proc/thread-self/ns/net", &s); err != nil {
-		return os.NewSyscallError("stat", err)
-	}
-	if id == (Identity{Dev: s.Dev, Ino: s.Ino}) {
+func (n *Namespace) refuseOwn() error {
+	own, err := netns.CurrentID()
+	if err == nil && own == n.net.ID() {
 		return ErrHostNetwork
 	}
-	return nil
+	return err
 }
 
 // explain makes sentences of what the kernel says of a namespace's file.
@@ -133,9 +110,8 @@ func explain(err error) error {
 // gone returns ErrEnded if the process has ended, or the file now is another
 // namespace or none.
 func (n *Namespace) gone() error {
-	var s unix.Stat_t
-	err := unix.Fstatat(n.dir, n.path, &s, 0)
-	if err == nil && n.ID != (Identity{Dev: s.Dev, Ino: s.Ino}) {
+	id, err := netns.IDAt(n.dir, n.path)
+	if err == nil && id != n.net.ID() {
 		return ErrEnded
 	}
 	return explain(err)
@@ -156,34 +132,9 @@ func (n *Namespace) netlink() (nl *netlink.Handle, err error) {
 // do calls f on a thread that is in the namespace. f must not start goroutines that
 // rely on it; sockets that it opens stay in the namespace.
 func (n *Namespace) do(f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- n.onThisThread(f) }()
-	return <-done
-}
-
-// onThisThread is do for a goroutine that ends afterwards. A thread that does not
-// find back is not given back: it ends with the goroutine.
-func (n *Namespace) onThisThread(f func() error) error {
-	runtime.LockOSThread()
-	if unix.Gettid() == os.Getpid() {
-		// The first thread stands for the process in /proc and cannot end. It is
-		// ours meanwhile, so the next is another.
-		defer runtime.UnlockOSThread()
-		return n.do(f)
-	}
-	here, err := netns.Get()
-	if err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("open the thread's namespace: %w", err)
-	}
-	defer here.Close()
-	if err := netns.Set(n.handle); err != nil {
-		runtime.UnlockOSThread()
-		return fmt.Errorf("enter the network namespace of %s: %w", n.name, explain(err))
-	}
-	err = f()
-	if netns.Set(here) == nil {
-		runtime.UnlockOSThread()
+	err := n.net.Do(f)
+	if e, ok := errors.AsType[*netns.EnterError](err); ok {
+		return fmt.Errorf("enter the network namespace of %s: %w", n.name, explain(e.Err))
 	}
 	return err
 }

@@ -78,7 +78,7 @@ func (p *pair) find() error {
 
 // endOf is the other end of a host side, nil if it is in another namespace.
 func (p *pair) endOf(outer netlink.Link) (netlink.Link, error) {
-	id, err := p.host.GetNetNsIdByFd(int(p.ns.handle))
+	id, err := p.host.GetNetNsIdByFd(p.ns.net.FD())
 	if err != nil {
 		return nil, fmt.Errorf("find the id of the container's namespace: %w", err)
 	}
@@ -148,7 +148,7 @@ func (p *pair) create(mtu int) error {
 	mac := randomMAC()
 	veth := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: p.device, PeerMTU: uint32(mtu), PeerTxQLen: -1,
-		PeerHardwareAddr: net.HardwareAddr(mac[:]), PeerNamespace: netlink.NsFd(p.ns.handle),
+		PeerHardwareAddr: net.HardwareAddr(mac[:]), PeerNamespace: netlink.NsFd(p.ns.net.FD()),
 	}
 	// A bridge without a MAC of its own takes its lowest port's: not this one's.
 	high := randomMAC()

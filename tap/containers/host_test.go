@@ -21,12 +21,12 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"meshd/internal/engine"
 	"meshd/internal/engine/enginetest"
 	"meshd/internal/frame"
 	"meshd/internal/lab"
+	"meshd/internal/netns"
 	"meshd/tap/attach"
 	"meshd/tap/expose"
 )
@@ -229,14 +229,24 @@ func (h *node) mustAttach(c *enginetest.Container, addrs string) {
 	h.wantInside(c, addrs)
 }
 
+// space opens a container's network.
+func (h *node) space(c *enginetest.Container) *netns.Namespace {
+	h.Helper()
+	ns, err := netns.Open(fmt.Sprintf("/proc/%d/ns/net", c.PID()))
+	must(h.T, err)
+	return ns
+}
+
 // within calls f with a handle for a container's network.
 func (h *node) within(c *enginetest.Container, f func(nl *netlink.Handle)) {
 	h.Helper()
-	ns, err := netns.GetFromPid(c.PID())
-	must(h.T, err)
+	ns := h.space(c)
 	defer ns.Close()
-	nl, err := netlink.NewHandleAt(ns)
-	must(h.T, err)
+	var nl *netlink.Handle
+	must(h.T, ns.Do(func() (err error) {
+		nl, err = netlink.NewHandle()
+		return err
+	}))
 	defer nl.Close()
 	f(nl)
 }
@@ -334,20 +344,13 @@ func (h *node) viewOf(c *enginetest.Container) ContainerView {
 // serve answers TCP connections in a container with a word.
 func (h *node) serve(c *enginetest.Container, port int, word string) {
 	h.Helper()
-	listening := make(chan error, 1)
+	ns := h.space(c)
+	defer ns.Close()
 	var l net.Listener
-	go func() {
-		runtime.LockOSThread() // not unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromPid(c.PID())
-		if err == nil {
-			err = errors.Join(netns.Set(ns), ns.Close())
-		}
-		if err == nil {
-			l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
-		}
-		listening <- err
-	}()
-	must(h.T, <-listening)
+	must(h.T, ns.Do(func() (err error) {
+		l, err = net.Listen("tcp", fmt.Sprintf(":%d", port))
+		return err
+	}))
 	h.Cleanup(func() { l.Close() })
 	go func() {
 		for {

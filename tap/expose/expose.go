@@ -6,15 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/netns"
 )
 
 // DefaultBridge is the bridge that a Config without one means.
@@ -55,7 +55,7 @@ type state struct {
 type Exposer struct {
 	cfg  Config
 	log  *slog.Logger
-	ns   netns.NsHandle
+	ns   *netns.Namespace
 	kick chan struct{} // room for 1; to Run: look; full: it will
 
 	// mu guards what follows. It is held during requests to the kernel, which
@@ -80,8 +80,8 @@ func New(cfg Config) (*Exposer, error) {
 		e.log = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if e.ns, err = netns.Get(); err != nil {
-		return nil, fmt.Errorf("open the network namespace: %w", err)
+	if e.ns, err = netns.Current(); err != nil {
+		return nil, err
 	}
 	return e, nil
 }
@@ -154,37 +154,7 @@ func (e *Exposer) Keeps(exposed []Exposed) bool {
 }
 
 // inside calls f on a thread that is in the Exposer's namespace.
-func (e *Exposer) inside(f func() error) error {
-	done := make(chan error) // one send
-	go func() {
-		// A thread that was moved is not given back: it ends with us.
-		runtime.LockOSThread()
-		moved, err := e.enter()
-		if !moved {
-			defer runtime.UnlockOSThread()
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-func (e *Exposer) enter() (moved bool, err error) {
-	here, err := netns.Get()
-	if err != nil {
-		return false, fmt.Errorf("open the thread's namespace: %w", err)
-	}
-	defer here.Close()
-	if here.Equal(e.ns) {
-		return false, nil
-	}
-	if err := netns.Set(e.ns); err != nil {
-		return true, fmt.Errorf("enter the network namespace: %w", err)
-	}
-	return true, nil
-}
+func (e *Exposer) inside(f func() error) error { return e.ns.Do(f) }
 
 // findBridge returns nil where there is no bridge.
 func (e *Exposer) findBridge() (netlink.Link, error) {
