@@ -10,6 +10,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"meshd/internal/engine"
 )
 
 // MinMTU and MaxMTU bound bridge.mtu, in bytes. Every IPv4 host takes 576 (RFC
@@ -127,6 +129,13 @@ func checkLimit(n int) *FieldError {
 func checkAbsolute(s string) *FieldError {
 	if !filepath.IsAbs(s) {
 		return fault(s, "is not an absolute path", "")
+	}
+	return nil
+}
+
+func checkEngine(s string) *FieldError {
+	if _, _, err := engine.ParseSocket(s); err != nil {
+		return fault(s, err.Error(), "wanted an absolute path, such as /run/docker.sock, or prod=/run/docker.sock for an engine to be called prod")
 	}
 	return nil
 }

@@ -92,7 +92,7 @@ type Trust struct {
 
 // Containers is how containers are found that go on the overlay.
 type Containers struct {
-	Sockets []string // paths of engines' unix sockets; empty: those of Docker, podman and containerd that there are
+	Sockets []string // of engines with Docker's API, see engine.ParseSocket; empty: the usual ones
 	Proc    string   // where the host's /proc is, whose PIDs the engines name
 }
 

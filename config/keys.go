@@ -82,7 +82,7 @@ var keys = []key{
 		func(c *Config, v any) []*FieldError { return setOverrides(&c.Overrides, v.([]any)) }},
 	boolKey("discovery", "connect to peers that other peers know", true, func(c *Config) *bool { return &c.Discovery }),
 	numberKey("connection_limit", "most connections; 0: no limit", true, func(c *Config) *int { return &c.ConnectionLimit }, checkLimit),
-	listKey("containers.sockets", "unix sockets of container engines; empty: those of Docker, podman and containerd", false, func(c *Config) *[]string { return &c.Containers.Sockets }, checkAbsolute),
+	listKey("containers.sockets", "unix sockets of engines with Docker's API, PATH or NAME=PATH; empty: those of Docker and podman", false, func(c *Config) *[]string { return &c.Containers.Sockets }, checkEngine),
 	textKey("containers.proc", "the /proc that has the containers' processes", false, func(c *Config) *string { return &c.Containers.Proc }, checkAbsolute),
 	textKey("api.socket", "unix socket for commands", false, func(c *Config) *string { return &c.API.Socket }, checkSocket),
 	textKey("api.http", "address:port of weave's HTTP API; empty: off", false, func(c *Config) *string { return &c.API.HTTP }, checkHTTP),

@@ -36,7 +36,7 @@ overrides:
 - {peer: "fd00::1", transports: [sleeve]}
 discovery: false
 connection_limit: 0
-containers: {sockets: [/tmp/docker.sock], proc: /host/proc}
+containers: {sockets: [/tmp/docker.sock, prod=/tmp/prod.sock], proc: /host/proc}
 api: {socket: /tmp/meshd.sock, http: "127.0.0.1:6784"}
 log_level: debug
 `
@@ -59,7 +59,7 @@ func fullConfig() Config {
 			{Net: netip.MustParsePrefix("fd00::1/128"), Transports: []string{"sleeve"}},
 		},
 		API:        API{Socket: "/tmp/meshd.sock", HTTP: "127.0.0.1:6784"},
-		Containers: Containers{Sockets: []string{"/tmp/docker.sock"}, Proc: "/host/proc"},
+		Containers: Containers{Sockets: []string{"/tmp/docker.sock", "prod=/tmp/prod.sock"}, Proc: "/host/proc"},
 		LogLevel:   slog.LevelDebug,
 	}
 }
@@ -306,6 +306,9 @@ func TestFaults(t *testing.T) {
 		{"protocol", "min_protocol: 3", "min_protocol", 1, []string{"1 or 2"}},
 		{"limit", "connection_limit: -1", "connection_limit", 1, []string{"negative"}},
 		{"relative directory", "state_dir: var", "state_dir", 1, []string{"absolute"}},
+		{"relative engine", "containers: {sockets: [/run/docker.sock, docker.sock]}", "containers.sockets[1]", 1, []string{"docker.sock", "NAME=PATH", "/run/docker.sock"}},
+		{"engine over TCP", "containers: {sockets: ['tcp://10.0.0.1:2375']}", "containers.sockets[0]", 1, []string{"unix socket of this host"}},
+		{"engine's name", "containers: {sockets: ['a b=/run/docker.sock']}", "containers.sockets[0]", 1, []string{"name before ="}},
 		{"relative socket", "api: {socket: a.sock}", "api.socket", 1, []string{"absolute"}},
 		{"long socket", "api: {socket: /" + strings.Repeat("a", 107) + "}", "api.socket", 1, []string{"107 bytes"}},
 		{"HTTP address", "api: {http: '6784'}", "api.http", 1, []string{"address:port"}},

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -20,12 +21,12 @@ import (
 //	/run/containerd/io.containerd.runtime.v2.task/NAMESPACE/ID/init.pid
 //	                                                           config.json
 //
-// containerd's own API would tell the rest too, but means gRPC: 4.8 MB of binary and
-// 98 packages. What is missed is that a container was removed, and those that do not
-// run.
+// What is not there does not run. Whether it was removed says containerd itself, see
+// containerdapi.go.
 type containerd struct {
 	engine string
 	root   string
+	socket string // of its API
 	proc   procfs
 	log    *slog.Logger
 }
@@ -44,19 +45,18 @@ var dockersNamespaces = []string{"moby", "plugins.moby"}
 
 func (d *containerd) name() string { return d.engine }
 
-// forgets: an id that has no bundle may be of a container that does not run.
-func (d *containerd) forgets() bool { return false }
+func (d *containerd) place() string { return filepath.Dir(d.root) }
+
+func (d *containerd) has(at string) bool { return filepath.Dir(at) == d.root }
 
 func (d *containerd) serves(prefix string) bool {
 	_, namespace, _ := splitEngine(prefix)
 	return engineFits(prefix, d.engineOf(bundle{namespace: namespace}))
 }
 
-func (d *containerd) absent() error {
-	if _, err := os.Stat(d.root); err != nil {
-		return fmt.Errorf("%s at %s: %w", d.engine, d.root, plain(err))
-	}
-	return nil
+func (d *containerd) absent() bool {
+	_, err := os.Stat(d.root)
+	return err != nil
 }
 
 // plain is an error without the path that it is about.
@@ -84,25 +84,38 @@ func (d *containerd) engineOf(b bundle) string {
 	return kind + "/" + b.namespace + place
 }
 
-// bundles lists what is there. Directories that containerd cannot have made are passed
-// over.
-func (d *containerd) bundles() ([]bundle, error) {
-	namespaces, err := os.ReadDir(d.root)
+// at is the Container.At of a container.
+func (d *containerd) at(b bundle) string { return filepath.Join(d.root, b.namespace) }
+
+// namespaces lists those that have or had a container that ran. Directories that
+// containerd cannot have made are passed over.
+func (d *containerd) namespaces() (names []string, err error) {
+	entries, err := os.ReadDir(d.root)
 	if err != nil {
 		return nil, fmt.Errorf("%s at %s: %w", d.engine, d.root, plain(err))
 	}
-	var all []bundle
-	for _, n := range namespaces {
-		if !isKey(n.Name()) || n.Name() == dockersNamespaces[0] || n.Name() == dockersNamespaces[1] {
-			continue
+	for _, e := range entries {
+		if isKey(e.Name()) && !slices.Contains(dockersNamespaces, e.Name()) {
+			names = append(names, e.Name())
 		}
-		entries, err := os.ReadDir(filepath.Join(d.root, n.Name()))
+	}
+	return names, nil
+}
+
+// bundles lists what is there.
+func (d *containerd) bundles() (all []bundle, err error) {
+	namespaces, err := d.namespaces()
+	if err != nil {
+		return nil, err
+	}
+	for _, namespace := range namespaces {
+		entries, err := os.ReadDir(filepath.Join(d.root, namespace))
 		if err != nil {
 			continue // it went meanwhile
 		}
 		for _, b := range entries {
 			if isKey(b.Name()) && len(all) < maxBundles {
-				all = append(all, bundle{n.Name(), b.Name()})
+				all = append(all, bundle{namespace, b.Name()})
 			}
 		}
 	}
@@ -124,9 +137,6 @@ func (d *containerd) pid(b bundle) int {
 
 // spec is what is needed of the runtime specification, config.json.
 type spec struct {
-	Process struct {
-		Env []string `json:"env"`
-	} `json:"process"`
 	Annotations map[string]string `json:"annotations"`
 	Linux       struct {
 		CgroupsPath string `json:"cgroupsPath"`
@@ -157,8 +167,8 @@ func (d *containerd) load(b bundle) (Container, error) {
 		return Container{}, fmt.Errorf("read %s: %w", d.path(b, "config.json"), err)
 	}
 	c := Container{
-		Engine: d.engineOf(b), ID: b.id, PID: d.pid(b),
-		HostNetwork: !s.hasNetwork(), Env: ourEnv(s.Process.Env), Labels: s.Annotations,
+		Engine: d.engineOf(b), At: d.at(b), ID: b.id, PID: d.pid(b),
+		HostNetwork: !s.hasNetwork(),
 	}
 	if c.PID != 0 && !d.inCgroup(c.PID, b.id, s.Linux.CgroupsPath) {
 		c.PID = 0
@@ -168,9 +178,6 @@ func (d *containerd) load(b bundle) (Container, error) {
 		if name := s.Annotations[key]; c.Name == "" && isKey(name) {
 			c.Name = name
 		}
-	}
-	if of := s.Annotations["io.kubernetes.cri.sandbox-id"]; of != b.id && isKey(of) {
-		c.SharesWith = of
 	}
 	return c, nil
 }
@@ -183,27 +190,62 @@ func (d *containerd) inCgroup(pid int, id, cgroupsPath string) bool {
 	return err != nil || !strings.Contains(cgroupsPath, id) || bytes.Contains(data, []byte(id))
 }
 
-// find implements source. A name is in the specification, so all are read.
-func (d *containerd) find(ctx context.Context, key string) ([]Container, error) {
+// find implements source. A name is in the specification, so all are read; of those
+// that do not run only the id is known.
+func (d *containerd) find(ctx context.Context, key string) (found []Container, err error) {
 	all, err := d.loadAll(ctx)
-	var found []Container
+	if err != nil {
+		return nil, err
+	}
 	for _, c := range all {
 		if fit(c, key) != fitsNot {
 			found = append(found, c)
 		}
 	}
-	return found, err
+	if len(found) > 0 {
+		return found, nil
+	}
+	return d.stopped(ctx, key), nil
 }
 
-func (d *containerd) list(ctx context.Context) ([]Container, error) {
-	all, err := d.loadAll(ctx)
-	var running []Container
-	for _, c := range all {
-		if c.Running {
-			running = append(running, c)
+// stopped are the containers with this id that do not run; none where containerd does
+// not say.
+func (d *containerd) stopped(ctx context.Context, id string) (found []Container) {
+	namespaces, _ := d.namespaces() // they were listed before
+	for _, namespace := range namespaces {
+		b := bundle{namespace, id}
+		there, err := d.exists(ctx, b)
+		if err != nil {
+			d.log.Debug("container that does not run not looked for", "engine", d.engine, "container", id, "err", err)
+			return found
+		}
+		if there {
+			found = append(found, d.idle(b))
 		}
 	}
-	return running, err
+	return found
+}
+
+// idle is a container that does not run.
+func (d *containerd) idle(b bundle) Container {
+	return Container{Engine: d.engineOf(b), At: d.at(b), ID: b.id}
+}
+
+// again implements source.
+func (d *containerd) again(ctx context.Context, at, id string) (Container, error) {
+	b := bundle{filepath.Base(at), id}
+	c, err := d.load(b)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return c, err
+	}
+	there, err := d.exists(ctx, b)
+	switch {
+	case err != nil:
+		return d.idle(b), fault(ErrUnknown, "container %s does not run, and whether %s still has it is not known: %v", shortID(id), d.engineOf(b), err)
+	case !there:
+		return Container{}, gone(id, d.engineOf(b))
+	}
+	return d.idle(b), nil
 }
 
 func (d *containerd) loadAll(ctx context.Context) ([]Container, error) {
@@ -238,7 +280,7 @@ func (d *containerd) watch(ctx context.Context, report func(Event)) {
 			continue
 		}
 		if known == nil {
-			report(Event{Kind: Resync, Engine: d.engine})
+			report(Event{Kind: Resync, Engine: d.engine, At: d.root})
 		} else {
 			d.compare(known, now, report)
 		}
@@ -264,12 +306,16 @@ func (d *containerd) running() (map[bundle]int, error) {
 func (d *containerd) compare(old, now map[bundle]int, report func(Event)) {
 	for b, pid := range old {
 		if now[b] != pid {
-			report(Event{Kind: Ended, Engine: d.engineOf(b), ID: b.id})
+			report(d.event(Ended, b))
 		}
 	}
 	for b, pid := range now {
 		if old[b] != pid {
-			report(Event{Kind: Started, Engine: d.engineOf(b), ID: b.id})
+			report(d.event(Started, b))
 		}
 	}
+}
+
+func (d *containerd) event(kind EventKind, b bundle) Event {
+	return Event{Kind: kind, Engine: d.engineOf(b), At: d.at(b), ID: b.id}
 }

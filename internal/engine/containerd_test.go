@@ -1,65 +1,16 @@
 package engine
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	"meshd/internal/engine/enginetest"
 )
-
-// state is containerd's runtime state directory, made by hand.
-type state struct {
-	t    *testing.T
-	root string
-}
-
-func newState(t *testing.T) state {
-	t.Helper()
-	root := filepath.Join(t.TempDir(), "task")
-	if err := os.Mkdir(root, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return state{t, root}
-}
-
-func (s state) write(namespace, id, file, text string) {
-	s.t.Helper()
-	dir := filepath.Join(s.root, namespace, id)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
-		s.t.Fatal(err)
-	}
-}
-
-// add adds a container with a process.
-func (s state) add(namespace, id string, pid int, annotations map[string]string) {
-	s.t.Helper()
-	config, err := json.Marshal(map[string]any{
-		"process":     map[string]any{"env": []string{"PATH=/bin", "WEAVE_CIDR=10.32.0.9/24"}},
-		"annotations": annotations,
-		"linux":       map[string]any{"namespaces": []any{map[string]string{"type": "pid"}, map[string]string{"type": "network"}}},
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.write(namespace, id, "config.json", string(config))
-	s.write(namespace, id, "init.pid", fmt.Sprint(pid))
-}
-
-func (s state) remove(namespace, id string) {
-	s.t.Helper()
-	if err := os.RemoveAll(filepath.Join(s.root, namespace, id)); err != nil {
-		s.t.Fatal(err)
-	}
-}
 
 // processes are some with a network namespace each.
 func processes(t *testing.T, n int) []*enginetest.Container {
@@ -77,23 +28,27 @@ func noDocker(t *testing.T) []string { return []string{filepath.Join(t.TempDir()
 
 func TestContainerdFind(t *testing.T) {
 	ps := processes(t, 3)
-	s := newState(t)
-	s.add("default", "abc123", ps[0].PID(), map[string]string{"nerdctl/name": "web"})
-	s.add("k8s.io", "pod1", ps[1].PID(), map[string]string{"io.kubernetes.cri.sandbox-name": "pod", "io.kubernetes.cri.sandbox-id": "pod1"})
-	s.add("k8s.io", "app1", ps[2].PID(), map[string]string{"io.kubernetes.cri.container-name": "web", "io.kubernetes.cri.sandbox-id": "pod1"})
-	s.add("default", "ended", 4194303, nil)
-	s.add("default", "odd", 0, nil)
-	s.write("default", "odd", "init.pid", "../../1\n")
-	s.add("default", "host", os.Getpid(), nil)
-	s.write("default", "torn", "config.json", `{"process":`)
-	s.write("default", "torn", "init.pid", fmt.Sprint(ps[0].PID()))
-	s.add("moby", "dockers", ps[0].PID(), nil)
-	s.write("bad name", "x", "init.pid", "1")
+	s := enginetest.NewContainerd(t)
+	s.Run("default", "abc123", ps[0].PID(), map[string]string{"nerdctl/name": "web"})
+	s.Run("k8s.io", "pod1", ps[1].PID(), map[string]string{"io.kubernetes.cri.sandbox-name": "pod", "io.kubernetes.cri.sandbox-id": "pod1"})
+	s.Run("k8s.io", "app1", ps[2].PID(), map[string]string{"io.kubernetes.cri.container-name": "web", "io.kubernetes.cri.sandbox-id": "pod1"})
+	s.Run("default", "ended", 4194303, nil)
+	s.Run("default", "odd", 0, nil)
+	s.Write("default", "odd", "init.pid", "../../1\n")
+	s.Run("default", "host", os.Getpid(), nil)
+	s.Write("default", "torn", "config.json", `{"process":`)
+	s.Write("default", "torn", "init.pid", fmt.Sprint(ps[0].PID()))
+	s.Run("moby", "dockers", ps[0].PID(), nil)
+	s.Write("bad name", "x", "init.pid", "1")
+	s.Run("default", "idle", ps[0].PID(), nil)
+	s.Stop("default", "idle")
+	s.Run("default", "removed", ps[0].PID(), nil)
+	s.Remove("default", "removed")
 	// A number that was given to another process.
-	s.add("default", "recycled", ps[0].PID(), nil)
-	s.write("default", "recycled", "config.json", `{"linux":{"cgroupsPath":"/default/recycled","namespaces":[{"type":"network"}]}}`)
+	s.Run("default", "recycled", ps[0].PID(), nil)
+	s.Write("default", "recycled", "config.json", `{"linux":{"cgroupsPath":"/default/recycled","namespaces":[{"type":"network"}]}}`)
 
-	engines := New(Config{Sockets: noDocker(t), Containerd: []string{s.root}})
+	engines := New(Config{Sockets: noDocker(t), Containerd: []string{s.Root}})
 	tests := []struct {
 		what, engine, id string
 		err              error
@@ -112,6 +67,10 @@ func TestContainerdFind(t *testing.T) {
 		{"ended", "containerd/default", "ended", ErrStopped},
 		{"odd", "containerd/default", "odd", ErrStopped},
 		{"recycled", "containerd/default", "recycled", ErrStopped},
+		{"idle", "containerd/default", "idle", ErrStopped},
+		{"containerd:idle", "containerd/default", "idle", ErrStopped},
+		{"containerd/k8s.io:idle", "", "", ErrUnknown},
+		{"removed", "", "", ErrUnknown},
 		{"host", "containerd/default", "host", ErrHostNetwork},
 		{"containerd:" + strings.Repeat("f", 64), "", "", ErrUnknown},
 	}
@@ -125,21 +84,10 @@ func TestContainerdFind(t *testing.T) {
 		}
 	}
 	c, _ := engines.Find(t.Context(), "app1")
-	if c.PID != ps[2].PID() || c.Name != "web" || c.SharesWith != "pod1" || c.Env["WEAVE_CIDR"] != "10.32.0.9/24" || len(c.Env) != 1 {
+	if c.PID != ps[2].PID() || c.Name != "web" || c.At != s.Root+"/k8s.io" {
 		t.Errorf("Find(app1) = %+v", c)
 	}
-	if c, _ := engines.Find(t.Context(), "pod1"); c.SharesWith != "" {
-		t.Errorf("Find(pod1) = %+v, want it to have its own network", c)
-	}
-	list, err := engines.List(t.Context())
-	var ids []string
-	for _, c := range list {
-		ids = append(ids, c.ID)
-	}
-	if want := []string{"host", "abc123", "pod1", "app1"}; err == nil || !slices.Equal(ids, want) {
-		t.Errorf("List = %v, %v, want %v, and that there is no Docker", ids, err, want)
-	}
-	_, err = engines.Find(t.Context(), "web")
+	_, err := engines.Find(t.Context(), "web")
 	for _, which := range []string{"containerd/default:web", "containerd/k8s.io:web"} {
 		if !strings.Contains(err.Error(), which) {
 			t.Errorf("Find(web): %v, want it to say %s", err, which)
@@ -149,25 +97,93 @@ func TestContainerdFind(t *testing.T) {
 
 func TestContainerdWatch(t *testing.T) {
 	ps := processes(t, 2)
-	s := newState(t)
-	if err := os.Remove(s.root); err != nil {
+	s := enginetest.NewContainerd(t)
+	if err := os.Remove(s.Root); err != nil {
 		t.Fatal(err)
 	}
-	w := watch(t, New(Config{Sockets: noDocker(t), Containerd: []string{s.root}}))
-	s.add("default", "a", ps[0].PID(), nil)
+	w := watch(t, New(Config{Sockets: noDocker(t), Containerd: []string{s.Root}}))
+	s.Run("default", "a", ps[0].PID(), nil)
 	w.want(Resync, "containerd", "")
-	s.add("k8s.io", "b", ps[1].PID(), nil)
-	s.add("moby", "c", ps[1].PID(), nil)
+	s.Run("k8s.io", "b", ps[1].PID(), nil)
+	s.Run("moby", "c", ps[1].PID(), nil)
 	w.want(Started, "containerd/k8s.io", "b")
 	ps[1].Restart()
-	s.add("k8s.io", "b", ps[1].PID(), nil)
+	s.Run("k8s.io", "b", ps[1].PID(), nil)
 	w.want(Ended, "containerd/k8s.io", "b")
 	w.want(Started, "containerd/k8s.io", "b")
 	ps[1].Kill()
 	w.want(Ended, "containerd/k8s.io", "b")
-	s.remove("default", "a")
+	s.Stop("default", "a")
 	w.want(Ended, "containerd/default", "a")
 	if n := len(w.events); n != 0 {
 		t.Errorf("%d more events, the first %+v", n, <-w.events)
+	}
+}
+
+// TestContainerdAgain: what became of a container that was found once.
+func TestContainerdAgain(t *testing.T) {
+	p := processes(t, 1)[0]
+	s := enginetest.NewContainerd(t)
+	s.Run("default", "web", p.PID(), nil)
+	s.Run("k8s.io", "web", p.PID(), nil)
+	engines := New(Config{Sockets: noDocker(t), Containerd: []string{s.Root}})
+	web, err := engines.Find(t.Context(), "containerd/default:web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, want error, gone bool) {
+		t.Helper()
+		c, err := engines.Again(t.Context(), web)
+		if !errors.Is(err, want) || errors.Is(err, ErrGone) != gone || err == nil && c != web {
+			t.Errorf("%s: Again = %+v, %v, want %v", when, c, err, want)
+		}
+		if err != nil {
+			sentence(t, err)
+		}
+	}
+	asked := s.Asked()
+	check("while it runs", nil, false)
+	if n := s.Asked() - asked; n > 0 {
+		t.Errorf("containerd was asked %d times about one that runs", n)
+	}
+	s.Stop("default", "web")
+	check("stopped", ErrStopped, false)
+	s.Down()
+	check("stopped, with containerd down", ErrUnknown, false)
+	s.Up()
+	s.Run("default", "web", p.PID(), nil)
+	check("started again", nil, false)
+	s.Remove("default", "web")
+	check("removed", ErrGone, true)
+	s.Down()
+	check("removed, with containerd down", ErrUnknown, false)
+	s.Up()
+	for name, odd := range map[string]http.HandlerFunc{
+		"nothing":              func(http.ResponseWriter, *http.Request) {},
+		"not found":            http.NotFound,
+		"denied":               func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Grpc-Status", "7") },
+		"hostile":              func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Grpc-Status", strings.Repeat("5", 1e4)) },
+		"hangs up":             func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"does not end":         func(w http.ResponseWriter, _ *http.Request) { endless(w) },
+		"no status":            func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte{0, 0, 0, 0, 0}) },
+		"status in the middle": func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("Grpc-Status: 5")) },
+	} {
+		s.Odd(odd)
+		check(name, ErrUnknown, false)
+	}
+	s.Odd(nil)
+	check("after all that", ErrGone, true)
+}
+
+// TestGetRequest: as protoc's own code has it.
+func TestGetRequest(t *testing.T) {
+	long := strings.Repeat("a", 200)
+	for id, want := range map[string]string{
+		"web": "\x00\x00\x00\x00\x05\x0a\x03web",
+		long:  "\x00\x00\x00\x00\xcb\x0a\xc8\x01" + long,
+	} {
+		if got := string(getRequest(id)); got != want {
+			t.Errorf("getRequest(%.10q) = %q, want %q", id, got, want)
+		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -24,10 +23,8 @@ import (
 )
 
 const (
-	maxAnswer  = 32 << 20 // bytes of one answer; a container in a list is about 2 KiB
-	maxEvent   = 1 << 20  // bytes of one event
-	inspectors = 4        // containers that are looked at at the same time
-	maxListed  = 8192     // containers of one engine
+	maxAnswer = 32 << 20 // bytes of one answer; a container in a list is about 2 KiB
+	maxEvent  = 1 << 20  // bytes of one event
 )
 
 // docker is an engine that speaks Docker's API: Docker, and podman.
@@ -43,40 +40,43 @@ var _ source = (*docker)(nil)
 
 func (d *docker) name() string { return d.engine }
 
-// forgets: an engine that does not know one of its ids has removed the container.
-func (d *docker) forgets() bool { return true }
+func (d *docker) place() string { return d.socket }
 
 func (d *docker) serves(prefix string) bool { return engineFits(prefix, d.engine) }
 
-func (d *docker) absent() error {
+// at is looked up each time: a link may lead to another engine by now.
+func (d *docker) at() string { return realPath(d.socket) }
+
+func (d *docker) has(at string) bool { return d.at() == at }
+
+func (d *docker) absent() bool {
 	if !d.optional {
-		return nil
+		return false
 	}
-	if _, err := os.Stat(d.socket); errors.Is(err, fs.ErrNotExist) {
-		return d.fault(err)
-	}
-	return nil
+	_, err := os.Stat(d.socket)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
-// fault says which engine an error is of, and what is wrong in few words.
+// fault says which engine an error is of, and what is wrong.
 func (d *docker) fault(err error) error {
+	return fmt.Errorf("%s at %s: %w", d.engine, d.socket, inWords(err))
+}
+
+// inWords says what is wrong with an engine in few words.
+func inWords(err error) error {
 	switch {
-	case strings.Contains(d.socket, "://"):
-		err = errors.New("only engines on a unix socket of this host can be asked")
 	case errors.Is(err, context.DeadlineExceeded):
-		err = fmt.Errorf("no answer within %v", timeout)
+		return fmt.Errorf("no answer within %v", timeout)
 	case errors.Is(err, fs.ErrNotExist):
-		err = errors.New("no such socket")
+		return errors.New("no such socket")
 	case errors.Is(err, fs.ErrPermission):
-		err = errors.New("permission denied")
+		return errors.New("permission denied")
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		err = errors.New("it hung up")
+		return errors.New("it hung up")
 	case errors.Is(err, syscall.ECONNREFUSED):
-		err = errors.New("nobody listens")
-	default:
-		err = &saidError{err}
+		return errors.New("nobody listens")
 	}
-	return fmt.Errorf("%s at %s: %w", d.engine, d.socket, err)
+	return &saidError{err}
 }
 
 // saidError is an error with an engine's own words, made fit for people: short, and
@@ -203,6 +203,18 @@ func isSeveral(err error) bool {
 	return strings.Contains(text, "multiple ids found") || strings.Contains(text, "more than one result")
 }
 
+// again implements source.
+func (d *docker) again(ctx context.Context, _, id string) (Container, error) {
+	found, err := d.find(ctx, id)
+	switch {
+	case err != nil:
+		return Container{}, err
+	case len(found) == 0 || found[0].ID != id: // another may be called so
+		return Container{}, gone(id, d.engine)
+	}
+	return found[0], nil
+}
+
 func (d *docker) inspect(ctx context.Context, conn *connection, key string) (Container, error) {
 	answer, err := conn.ContainerInspect(ctx, key, client.ContainerInspectOptions{})
 	if err != nil {
@@ -216,7 +228,7 @@ func (d *docker) container(r container.InspectResponse) (Container, error) {
 	if !isKey(r.ID) || r.State == nil {
 		return Container{}, fmt.Errorf("its answer about container %s lacks what has to be there", quote(r.ID))
 	}
-	c := Container{Engine: d.engine, ID: r.ID, status: string(r.State.Status)}
+	c := Container{Engine: d.engine, At: d.at(), ID: r.ID, status: string(r.State.Status)}
 	if name := strings.TrimPrefix(r.Name, "/"); isKey(name) {
 		c.Name = name
 	}
@@ -225,79 +237,8 @@ func (d *docker) container(r container.InspectResponse) (Container, error) {
 	}
 	if r.HostConfig != nil {
 		c.HostNetwork = r.HostConfig.NetworkMode.IsHost()
-		if of := r.HostConfig.NetworkMode.ConnectedContainer(); isKey(of) {
-			c.SharesWith = of
-		}
-	}
-	if r.Config != nil {
-		c.Env, c.Labels = ourEnv(r.Config.Env), r.Config.Labels
 	}
 	return c, nil
-}
-
-// ourEnv are the variables that are for us.
-func ourEnv(env []string) map[string]string {
-	ours := map[string]string{}
-	for _, v := range env {
-		name, value, _ := strings.Cut(v, "=")
-		if strings.HasPrefix(name, "WEAVE_") || strings.HasPrefix(name, "MESH_") {
-			ours[name] = value
-		}
-	}
-	return ours
-}
-
-// list asks for the ids, and then for each: the list tells neither process nor
-// environment. A container that ends meanwhile is not in it, nor is one of which the
-// engine tells nonsense.
-func (d *docker) list(ctx context.Context) ([]Container, error) {
-	bound, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	conn, err := d.dial(bound)
-	if err != nil {
-		return nil, d.fault(err)
-	}
-	defer conn.Close()
-	answer, err := conn.ContainerList(bound, client.ContainerListOptions{})
-	if err != nil {
-		return nil, d.fault(err)
-	}
-	items := answer.Items[:min(maxListed, len(answer.Items))]
-	containers := make([]Container, len(items))
-	var wg sync.WaitGroup
-	var silent atomic.Pointer[error] // why the engine does not answer any more
-	room := make(chan struct{}, inspectors)
-	for i, item := range items {
-		if !isKey(item.ID) || silent.Load() != nil {
-			continue
-		}
-		room <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-room }()
-			ctx, cancel := context.WithTimeout(ctx, timeout)
-			defer cancel()
-			c, err := d.inspect(ctx, conn, item.ID)
-			switch {
-			case ctx.Err() != nil:
-				silent.Store(new(d.fault(ctx.Err())))
-			case err != nil:
-				d.log.Debug("container left out", "engine", d.engine, "container", item.ID, "err", err)
-			default:
-				containers[i] = c
-			}
-		})
-	}
-	wg.Wait()
-	if err := silent.Load(); err != nil {
-		return nil, *err
-	}
-	running := containers[:0]
-	for _, c := range containers {
-		if c.Running {
-			running = append(running, c)
-		}
-	}
-	return running, nil
 }
 
 // follow reports events until the engine goes away or ctx is done. It tells how long
@@ -321,7 +262,7 @@ func (d *docker) follow(ctx context.Context, report func(Event)) (time.Duration,
 		return 0, d.fault(err)
 	}
 	d.log.Info("container engine answers", "engine", d.engine)
-	report(Event{Kind: Resync, Engine: d.engine})
+	report(Event{Kind: Resync, Engine: d.engine, At: d.at()})
 	for {
 		select {
 		case m := <-stream.Messages:
@@ -360,7 +301,7 @@ func (d *docker) event(m events.Message) (Event, bool) {
 	if m.Type != events.ContainerEventType || !isKey(m.Actor.ID) {
 		return Event{}, false
 	}
-	e := Event{Engine: d.engine, ID: m.Actor.ID}
+	e := Event{Engine: d.engine, At: d.at(), ID: m.Actor.ID}
 	if name := m.Actor.Attributes["name"]; isKey(name) {
 		e.Name = name
 	}

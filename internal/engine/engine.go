@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,9 +19,14 @@ const timeout = 5 * time.Second
 
 // Container is a container, or a network namespace without one.
 type Container struct {
-	// Engine is the engine that has it, such as "docker" or "containerd/k8s.io", or
+	// Engine is what its engine is called, such as "docker" or "containerd/k8s.io", or
 	// "pid" of a process that was named by its number; empty of a plain namespace.
 	Engine string
+	// At is where its engine is: the path of Docker's or podman's socket, without
+	// symbolic links, or of the state directory of containerd's namespace. It tells
+	// engines apart for good, which their names do not: they depend on the settings.
+	// Empty of what has no engine.
+	At string
 	// ID tells it apart from all others of its engine, also from those that come
 	// later; empty of a plain namespace. Engine:ID is a name that Find knows.
 	ID   string
@@ -32,13 +38,6 @@ type Container struct {
 	HostNetwork bool
 	// NetNS is the path of a plain namespace; otherwise that of PID is meant.
 	NetNS string
-	// SharesWith is the id or name of the container whose network namespace it uses;
-	// empty: it has its own.
-	SharesWith string
-	// Env are the environment's variables WEAVE_... and MESH_...; the others may be
-	// secrets, and are not kept.
-	Env    map[string]string
-	Labels map[string]string
 
 	status string // the engine's word for it, where it does not run
 }
@@ -59,10 +58,10 @@ func shortID(id string) string { return id[:min(12, len(id))] }
 
 // Config is what Engines needs. Its zero value works.
 type Config struct {
-	// Sockets are those of engines that speak Docker's API: PATH, unix://PATH or
-	// NAME=PATH. An engine without a NAME is called podman if that is in its path,
-	// otherwise docker, and a second one docker@PATH. Empty: that of DOCKER_HOST, if
-	// it is one, /var/run/docker.sock and /run/podman/podman.sock.
+	// Sockets are those of engines that speak Docker's API, as ParseSocket has them; what
+	// is none is passed over. An engine without a NAME is called podman if that is in
+	// its path, otherwise docker, and a second one docker@PATH. Empty: that of
+	// DOCKER_HOST, if it is one, /var/run/docker.sock and /run/podman/podman.sock.
 	Sockets []string
 	// Containerd are runtime state directories of containerd, with a directory for
 	// each of its namespaces. Nil: those of containerd and of k3s.
@@ -85,23 +84,25 @@ var (
 type source interface {
 	// name is what the engine is called, such as "docker".
 	name() string
-	// absent says that the engine is not here to be asked, and where it would be: one
-	// in a usual place need not be.
-	absent() error
+	// place is where the engine would be, for people.
+	place() string
+	// absent reports whether the engine is not here to be asked: one in a usual place
+	// need not be.
+	absent() bool
 	// serves reports whether prefix:NAME means this engine.
 	serves(prefix string) bool
+	// has reports whether it is the engine of containers with this Container.At.
+	has(at string) bool
 	// find finds a container by its id, its name, or the begin of its id: those that
 	// the engine holds possible. It returns none where there is none; an error where
 	// the engine does not say.
 	find(ctx context.Context, key string) ([]Container, error)
-	// list lists those that run.
-	list(ctx context.Context) ([]Container, error)
+	// again finds the container of an id that the engine gave. The error is ErrGone if
+	// the engine says that it has removed it.
+	again(ctx context.Context, at, id string) (Container, error)
 	// watch reports events until ctx is done, whatever happens to the engine. report
 	// does not wait.
 	watch(ctx context.Context, report func(Event))
-	// forgets reports whether an id that the engine does not know any more is of a
-	// container that was removed.
-	forgets() bool
 }
 
 // Engines are the container engines of this host. Its methods may be called
@@ -134,7 +135,7 @@ func New(cfg Config) *Engines {
 		if i > 0 {
 			name += "@" + root
 		}
-		e.sources = append(e.sources, &containerd{engine: name, root: root, proc: e.proc, log: e.log})
+		e.sources = append(e.sources, &containerd{engine: name, root: filepath.Clean(root), socket: filepath.Join(filepath.Dir(filepath.Clean(root)), "containerd.sock"), proc: e.proc, log: e.log})
 	}
 	return e
 }
@@ -151,16 +152,40 @@ func defaultSockets() []string {
 // socket is one of an engine.
 type socket struct{ name, path string }
 
-// nameSockets gives each socket a name of its own, and drops those that are the same.
-// Names depend on nothing but the list: they are kept on disk.
+// ParseSocket takes apart what names the socket of an engine: PATH, unix://PATH, or
+// NAME=PATH for an engine that is to be called NAME. Without one the name is empty. The
+// error says what is wrong in the words of a setting.
+func ParseSocket(s string) (name, path string, err error) {
+	const longest = 107 // sun_path less the zero
+	name, path, named := strings.Cut(s, "=")
+	if !named || strings.Contains(name, "/") {
+		name, path = "", s
+	}
+	path = strings.TrimPrefix(path, "unix://")
+	switch {
+	case named && name == "" && path != s, name != "" && !isKey(name):
+		return "", "", errors.New("has a name before = that no engine can have: letters, digits and _.- may be in one")
+	case name == "pid", name == "netns":
+		return "", "", fmt.Errorf("calls an engine %s, which means something else: choose another name", name)
+	case !strings.HasPrefix(path, "/"):
+		return "", "", errors.New("is not the path of a unix socket of this host, nor NAME=PATH")
+	case len(path) > longest:
+		return "", "", fmt.Errorf("is longer than %d bytes, the kernel's limit for unix sockets", longest)
+	case !printable(path):
+		return "", "", errors.New("has control characters")
+	}
+	return name, path, nil
+}
+
+// nameSockets gives each socket a name of its own, and drops those that are the same,
+// and what is none.
 func nameSockets(list []string) (sockets []socket) {
 	names, seen := map[string]bool{}, map[string]bool{}
 	for _, s := range list {
-		name, path, named := strings.Cut(s, "=")
-		if !named || !isKey(name) {
-			name, path = "", s
+		name, path, err := ParseSocket(s)
+		if err != nil {
+			continue
 		}
-		path = strings.TrimPrefix(path, "unix://")
 		real := realPath(path)
 		if seen[real] {
 			continue
@@ -193,33 +218,11 @@ func realPath(path string) string {
 	return filepath.Clean(path)
 }
 
-// List lists the containers that run. Where an engine does not answer, it returns those
-// of the others and an error.
-func (e *Engines) List(ctx context.Context) ([]Container, error) {
-	answers := ask(e.present(""), func(s source) ([]Container, error) { return s.list(ctx) })
-	var all []Container
-	var faults []error
-	for _, a := range answers {
-		all = append(all, a.found...)
-		if a.err != nil {
-			faults = append(faults, a.err)
-		}
-	}
-	for i := range all {
-		all[i].HostNetwork = e.proc.hostNetwork(all[i])
-	}
-	all = onlyOnce(all)
-	slices.SortFunc(all, func(a, b Container) int {
-		return cmp.Or(cmp.Compare(a.Engine, b.Engine), cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))
-	})
-	return all, errors.Join(faults...)
-}
-
 // present are the engines that are here to be asked; with a prefix only those that it
 // means.
 func (e *Engines) present(prefix string) []source {
 	return slices.DeleteFunc(slices.Clone(e.sources), func(s source) bool {
-		return prefix != "" && !s.serves(prefix) || s.absent() != nil
+		return prefix != "" && !s.serves(prefix) || s.absent()
 	})
 }
 

@@ -36,6 +36,36 @@ func (e *Engines) Find(ctx context.Context, what string) (Container, error) {
 	return c, e.unusable(c)
 }
 
+// Again finds what Find has returned once more, by what it was then: another container of
+// the same name is not it, nor one of another engine, whatever that is called by now. It
+// returns what Find does.
+func (e *Engines) Again(ctx context.Context, c Container) (Container, error) {
+	switch {
+	case c.At == "" && c.ID != "":
+		return e.Find(ctx, "pid:"+c.ID)
+	case c.At == "":
+		return e.Find(ctx, c.NetNS)
+	case !isKey(c.ID):
+		return Container{}, badName(c.ID, "no engine gave such an id")
+	}
+	i := slices.IndexFunc(e.sources, func(s source) bool { return s.has(c.At) })
+	if i < 0 {
+		return Container{}, fault(ErrNoEngine, "%s is with an engine at %s, which is not asked any more: add it to containers.sockets, or detach the container", c, quote(c.At))
+	}
+	s := e.sources[i]
+	found, err := s.again(ctx, c.At, c.ID)
+	switch {
+	case ctx.Err() != nil:
+		return Container{}, fmt.Errorf("find %s: %w", c, ctx.Err())
+	case errors.Is(err, ErrUnknown):
+		return Container{}, err
+	case err != nil:
+		return Container{}, fault(ErrNoEngine, "the engine of %s does not answer (%v): start it, or see why it does not answer", c, err)
+	}
+	found.HostNetwork = e.proc.hostNetwork(found)
+	return found, e.unusable(found)
+}
+
 // findNumber finds what a bare number means: a process, unless a container is called
 // exactly so. The begin of an id it is not: that would be a matter of chance.
 func (e *Engines) findNumber(ctx context.Context, ref reference) (Container, error) {
@@ -69,7 +99,7 @@ func (e *Engines) findContainer(ctx context.Context, ref reference) (Container, 
 	}
 	switch len(found) {
 	case 0:
-		return Container{}, unknown(ref, answers)
+		return Container{}, e.unknown(ref, answers)
 	case 1:
 		return found[0], nil
 	}
@@ -130,45 +160,52 @@ func severalIn(answers []answer) string {
 
 // nobody is the error where there is no engine to ask.
 func (e *Engines) nobody(ref reference) error {
-	var names, absent []string
+	var names []string
 	for _, s := range e.sources {
 		names = append(names, s.name())
-		if err := s.absent(); err != nil && s.serves(ref.engine) {
-			absent = append(absent, err.Error())
-		}
 	}
+	absent := e.absent(ref.engine)
 	if len(absent) == 0 {
 		return fault(ErrUnknown, "there is no engine called %s: before the colon may be %s, pid or netns", quote(ref.engine), strings.Join(names, ", "))
 	}
-	return fault(ErrNoEngine, "no container engine is here to be asked for %s (%s): start it, or name a process (pid:1234) or a network namespace (netns:NAME, or a path)", quote(ref.key), strings.Join(absent, "; "))
+	return fault(ErrNoEngine, "no container engine is there to ask for %s (looked at %s): start it, or name its socket in containers.sockets", quote(ref.key), strings.Join(absent, ", "))
+}
+
+// absent are the places of engines that are not there; with a prefix only of those that
+// it means.
+func (e *Engines) absent(prefix string) (places []string) {
+	for _, s := range e.sources {
+		if s.serves(prefix) && s.absent() {
+			places = append(places, s.place())
+		}
+	}
+	return places
 }
 
 // unknown is the error where no engine has it.
-func unknown(ref reference, answers []answer) error {
-	var asked []string
-	var silent []string
-	final := true // that an engine does not know an id
+func (e *Engines) unknown(ref reference, answers []answer) error {
+	var asked, silent []string
+	docks := false // one of those that most containers are with
 	for _, a := range answers {
+		_, is := a.source.(*docker)
+		docks = docks || is
 		if _, several := errors.AsType[*severalError](a.err); a.err != nil && !several {
 			silent = append(silent, a.err.Error())
 			continue
 		}
 		asked = append(asked, a.source.name())
-		final = final && a.source.forgets()
 	}
 	if len(asked) == 0 {
 		return fault(ErrNoEngine, "no container engine answers (%s): start it, or see why it does not answer", strings.Join(silent, "; "))
 	}
 	text := fmt.Sprintf("no container is called %s in %s", quote(ref.key), strings.Join(asked, ", "))
-	if len(silent) > 0 {
+	switch absent := e.absent(ref.engine); {
+	case len(silent) > 0:
 		return fault(ErrUnknown, "%s, and others do not answer (%s): see how it is spelled, and whether its engine works", text, strings.Join(silent, "; "))
+	case !docks && len(absent) > 0:
+		return fault(ErrUnknown, "%s, and no other container engine is there (looked at %s): see how it is spelled, and whether its engine runs", text, strings.Join(absent, ", "))
 	}
-	kind := ErrUnknown
-	// Only the engine that gave an id can say that it has gone.
-	if final && ref.engine != "" && isFullID(ref.key) {
-		kind = ErrGone
-	}
-	return fault(kind, "%s: see how it is spelled with `docker ps -a` or its like", text)
+	return fault(ErrUnknown, "%s: see how it is spelled with `docker ps -a` or its like", text)
 }
 
 // ambiguous is the error where several fit equally.
@@ -188,18 +225,15 @@ func ambiguous(ref reference, found []Container) error {
 	return fault(ErrAmbiguous, "%d containers can be called %s: say which one, %s", len(found), quote(ref.key), strings.Join(which, " or "))
 }
 
-// isFullID reports whether s is a whole id of Docker or podman.
-func isFullID(s string) bool {
-	return len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
-}
-
 // unusable says why a container cannot be put on the overlay.
 func (e *Engines) unusable(c Container) error {
 	switch {
 	case !c.Running && c.status == "restarting":
 		return fault(ErrStopped, "%s is restarting: see in its log why it ends", c)
-	case !c.Running:
+	case !c.Running && c.Engine == "docker":
 		return fault(ErrStopped, "%s does not run: start it first: mesh start CIDR %s", c, cmp.Or(c.Name, shortID(c.ID)))
+	case !c.Running:
+		return fault(ErrStopped, "%s does not run: start it first", c)
 	case c.HostNetwork:
 		return fault(ErrHostNetwork, "%s uses the host's own network: start it with another one, or put the host itself on the overlay: mesh expose CIDR", c)
 	case c.PID != 0 && !e.proc.alive(c.PID):

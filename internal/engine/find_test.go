@@ -34,11 +34,7 @@ func needRoot(t *testing.T) {
 func TestFind(t *testing.T) {
 	needRoot(t)
 	docker, podman, engines := two(t)
-	web := docker.Run("web", enginetest.Options{
-		ID:     "abc1",
-		Env:    []string{"PATH=/bin", "WEAVE_CIDR=10.32.0.1/24", "SECRET=x", "MESH_X=a=b"},
-		Labels: map[string]string{"com.example.a": "b"},
-	})
+	web := docker.Run("web", enginetest.Options{ID: "abc1"})
 	db := docker.Run("db", enginetest.Options{ID: "abc2"})
 	side := docker.Run("side", enginetest.Options{NetworkMode: "container:" + web.ID})
 	cache := podman.Run("cache", enginetest.Options{ID: "77777777"})
@@ -75,12 +71,8 @@ func TestFind(t *testing.T) {
 			t.Errorf("Find(%q) = %+v, want %s of %s with process %d", tt.what, c, tt.want.Name, tt.engine, tt.want.PID())
 		}
 	}
-	c, _ := engines.Find(t.Context(), "web")
-	if len(c.Env) != 2 || c.Env["WEAVE_CIDR"] != "10.32.0.1/24" || c.Env["MESH_X"] != "a=b" || c.Labels["com.example.a"] != "b" {
-		t.Errorf("Find(web) has environment %v, labels %v", c.Env, c.Labels)
-	}
-	if c, err := engines.Find(t.Context(), "side"); err != nil || c.SharesWith != web.ID || c.ID != side.ID {
-		t.Errorf("Find(side) = %+v, %v, want it to share with %s", c, err, web.ID)
+	if c, err := engines.Find(t.Context(), "side"); err != nil || c.ID != side.ID || c.At != docker.Socket {
+		t.Errorf("Find(side) = %+v, %v, want %s at %s", c, err, side.ID, docker.Socket)
 	}
 }
 
@@ -102,11 +94,11 @@ func TestFindFaults(t *testing.T) {
 		{"podman:two", ErrUnknown, []string{"podman"}},
 		{"lxc:web", ErrUnknown, []string{`"lxc"`, "docker", "podman", "pid", "netns"}},
 		{id, ErrUnknown, nil},
-		{"docker:" + id, ErrGone, nil},
+		{"docker:" + id, ErrUnknown, nil},
 		{"both", ErrAmbiguous, []string{"docker:both or podman:both"}},
 		{"fff", ErrAmbiguous, []string{"docker", "more of it"}},
 		{"docker:fff", ErrAmbiguous, nil},
-		{"podman:fff", ErrStopped, []string{"container three (podman)", "mesh start CIDR three"}},
+		{"podman:fff", ErrStopped, []string{"container three (podman)", "start it first"}},
 		{"two", ErrStopped, []string{"mesh start CIDR two"}},
 		{"one", ErrHostNetwork, []string{"container one (docker)", "mesh expose"}},
 		{"pid:1@1.deadbeef", ErrGone, nil},
@@ -179,9 +171,6 @@ func TestFindWithEnginesDown(t *testing.T) {
 		t.Errorf("Find with all down: %v, want ErrNoEngine and both sockets", err)
 	}
 	sentence(t, err)
-	if _, err := engines.List(t.Context()); err == nil {
-		t.Error("List with all down has no error")
-	}
 }
 
 // TestFindWithoutEngines: nothing is where engines usually are.
@@ -193,11 +182,18 @@ func TestFindWithoutEngines(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "")
 	engines := New(Config{})
 	_, err := engines.Find(t.Context(), "web")
-	if !errors.Is(err, ErrNoEngine) || !strings.Contains(err.Error(), dir+"/docker.sock") || !strings.Contains(err.Error(), "pid:1234") {
-		t.Errorf("Find: %v, want ErrNoEngine, the socket and what else works", err)
+	if !errors.Is(err, ErrNoEngine) || !strings.Contains(err.Error(), dir+"/docker.sock, "+dir) || !strings.Contains(err.Error(), "containers.sockets") {
+		t.Errorf("Find: %v, want ErrNoEngine, the places and the remedy", err)
 	}
-	if got, err := engines.List(t.Context()); len(got) != 0 || err != nil {
-		t.Errorf("List = %v, %v, want nothing: engines need not be there", got, err)
+	// Docker has its containers in containerd: that this one has none says little.
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(dir+"/task", 0o755))
+	if _, err := engines.Find(t.Context(), "web"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), dir+"/docker.sock") {
+		t.Errorf("Find with containerd alone: %v, want ErrUnknown, and where Docker would be", err)
 	}
 	// An engine that is installed later, and one that DOCKER_HOST tells of.
 	e := enginetest.New(t)
@@ -211,13 +207,6 @@ func TestFindWithoutEngines(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix://"+e.Socket)
 	if _, err := New(Config{}).Find(t.Context(), "web"); !errors.Is(err, ErrStopped) {
 		t.Errorf("Find by DOCKER_HOST, the same socket twice: %v, want ErrStopped", err)
-	}
-}
-
-func TestFindOverTCP(t *testing.T) {
-	_, err := New(Config{Sockets: []string{"tcp://127.0.0.1:2375"}, Containerd: none}).Find(t.Context(), "web")
-	if !errors.Is(err, ErrNoEngine) || !strings.Contains(err.Error(), "unix socket") {
-		t.Errorf("Find: %v, want ErrNoEngine and why", err)
 	}
 }
 
@@ -236,9 +225,46 @@ func TestFindEnded(t *testing.T) {
 		t.Errorf("Find after it was started = %+v, %v, want process %d", got, err, c.PID())
 	}
 	c.Remove()
-	if _, err := engines.Find(t.Context(), "docker:"+c.ID); !errors.Is(err, ErrGone) {
-		t.Errorf("Find of one that was removed: %v, want ErrGone", err)
+	if _, err := engines.Find(t.Context(), "docker:"+c.ID); !errors.Is(err, ErrUnknown) || errors.Is(err, ErrGone) {
+		t.Errorf("Find of one that was removed: %v, want ErrUnknown", err)
 	}
+}
+
+// TestAgain: only a container's own engine says that it has gone, whatever engines are
+// called.
+func TestAgain(t *testing.T) {
+	one, two := enginetest.New(t), enginetest.New(t)
+	web := one.Run("web", enginetest.Options{NetworkMode: "host"})
+	asking := func(sockets ...string) *Engines { return New(Config{Sockets: sockets, Containerd: none}) }
+	found, _ := asking(one.Socket).Find(t.Context(), "web")
+	if found.Engine != "docker" || found.At != one.Socket || found.ID != web.ID {
+		t.Fatalf("Find = %+v", found)
+	}
+	check := func(e *Engines, engine string, want error, gone bool) {
+		t.Helper()
+		c, err := e.Again(t.Context(), found)
+		if !errors.Is(err, want) || errors.Is(err, ErrGone) != gone || engine != "" && (c.Engine != engine || c.ID != web.ID) {
+			t.Errorf("Again = %+v, %v, want %v, of %q", c, err, want, engine)
+		}
+		sentence(t, err)
+	}
+	check(asking(one.Socket), "docker", ErrHostNetwork, false)
+	check(asking(two.Socket, one.Socket), "docker@"+one.Socket, ErrHostNetwork, false)
+	check(asking("docker="+two.Socket, "prod="+one.Socket), "prod", ErrHostNetwork, false)
+	check(asking(two.Socket), "", ErrNoEngine, false) // it is "docker" too
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(one.Socket, link); err != nil {
+		t.Fatal(err)
+	}
+	check(asking(link), "docker", ErrHostNetwork, false)
+	web.Stop()
+	check(asking(one.Socket), "docker", ErrStopped, false)
+	one.Down()
+	check(asking(one.Socket, two.Socket), "", ErrNoEngine, false)
+	one.Up()
+	web.Remove()
+	one.Run(web.ID, enginetest.Options{NetworkMode: "host"}) // its name is the other's id
+	check(asking(two.Socket, one.Socket), "", ErrGone, true)
 }
 
 func TestFindProcess(t *testing.T) {
@@ -299,9 +325,6 @@ func TestFindTwins(t *testing.T) {
 	if got, err := engines.Find(t.Context(), "web"); !errors.Is(err, ErrHostNetwork) || got.ID != c.ID {
 		t.Errorf("Find = %+v, %v, want one container", got, err)
 	}
-	if got, err := engines.List(t.Context()); err != nil || len(got) != 1 {
-		t.Errorf("List = %+v, %v, want one container", got, err)
-	}
 }
 
 func TestFindCancelled(t *testing.T) {
@@ -315,33 +338,5 @@ func TestFindCancelled(t *testing.T) {
 	_, err := New(Config{Sockets: []string{e.Socket}, Containerd: none}).Find(ctx, "web")
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Find: %v, want context.Canceled", err)
-	}
-}
-
-func TestList(t *testing.T) {
-	docker, podman, engines := two(t)
-	docker.Run("b", enginetest.Options{NetworkMode: "host"})
-	docker.Run("a", enginetest.Options{NetworkMode: "host", Env: []string{"WEAVE_CIDR=none"}})
-	docker.Create("stopped", enginetest.Options{})
-	podman.Run("c", enginetest.Options{NetworkMode: "host"})
-	check := func(want ...string) {
-		t.Helper()
-		list, err := engines.List(t.Context())
-		var got []string
-		for _, c := range list {
-			got = append(got, c.Engine+":"+c.Name)
-			if c.PID == 0 || !c.HostNetwork {
-				t.Errorf("List has %+v, want its process, and the host's network", c)
-			}
-		}
-		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("List = %v, %v, want %v", got, err, want)
-		}
-	}
-	check("docker:a", "docker:b", "podman:c")
-	podman.Down()
-	check("docker:a", "docker:b")
-	if _, err := engines.List(t.Context()); err == nil || !strings.Contains(err.Error(), podman.Socket) {
-		t.Errorf("List with podman down: %v, want what does not answer", err)
 	}
 }

@@ -153,7 +153,7 @@ func TestNameSockets(t *testing.T) {
 		{[]string{"unix:///x/a.sock", "/x/b.sock"}, []socket{{"docker", "/x/a.sock"}, {"docker@/x/b.sock", "/x/b.sock"}}},
 		{[]string{"one=/x/a.sock", "two=/x/b.sock", "/x/a.sock"}, []socket{{"one", "/x/a.sock"}, {"two", "/x/b.sock"}}},
 		{[]string{dir + "/a.sock", link + "/a.sock"}, []socket{{"docker", dir + "/a.sock"}}},
-		{[]string{"tcp://10.0.0.1:2375"}, []socket{{"docker", "tcp://10.0.0.1:2375"}}},
+		{[]string{"tcp://10.0.0.1:2375", "/x/a.sock"}, []socket{{"docker", "/x/a.sock"}}},
 		{[]string{"/x/a=b.sock"}, []socket{{"docker", "/x/a=b.sock"}}},
 	}
 	for _, tt := range tests {
@@ -166,6 +166,32 @@ func TestNameSockets(t *testing.T) {
 			if got[i] != tt.want[i] {
 				t.Errorf("nameSockets(%q)[%d] = %v, want %v", tt.list, i, got[i], tt.want[i])
 			}
+		}
+	}
+}
+
+func TestParseSocket(t *testing.T) {
+	tests := []struct{ text, name, path, says string }{
+		{"/run/docker.sock", "", "/run/docker.sock", ""},
+		{"unix:///run/docker.sock", "", "/run/docker.sock", ""},
+		{"prod=/run/docker.sock", "prod", "/run/docker.sock", ""},
+		{"prod=unix:///run/docker.sock", "prod", "/run/docker.sock", ""},
+		{"/run/a=b.sock", "", "/run/a=b.sock", ""},
+		{"", "", "", "not the path"},
+		{"docker.sock", "", "", "not the path"},
+		{"prod=docker.sock", "", "", "not the path"},
+		{"prod=", "", "", "not the path"},
+		{"tcp://10.0.0.1:2375", "", "", "not the path"},
+		{"=/run/docker.sock", "", "", "no engine can have"},
+		{"a b=/run/docker.sock", "", "", "no engine can have"},
+		{"pid=/run/docker.sock", "", "", "something else"},
+		{"/" + strings.Repeat("x", 107), "", "", "107"},
+		{"/run/\x1b[2J", "", "", "control"},
+	}
+	for _, tt := range tests {
+		name, path, err := ParseSocket(tt.text)
+		if name != tt.name || path != tt.path || (err != nil) != (tt.says != "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("ParseSocket(%q) = %q, %q, %v, want %q, %q, %s", tt.text, name, path, err, tt.name, tt.path, tt.says)
 		}
 	}
 }

@@ -27,7 +27,7 @@ const (
 	Started
 	// Ended: a container does not run any more. It may be started again.
 	Ended
-	// Removed: a container is no more. containerd does not tell.
+	// Removed: a container is no more. containerd does not tell: Again does.
 	Removed
 )
 
@@ -40,6 +40,7 @@ func (k EventKind) String() string {
 type Event struct {
 	Kind   EventKind
 	Engine string // as in Container; of Resync it may be empty: all engines
+	At     string // as in Container; of Resync not always
 	ID     string // as in Container; of Resync empty
 	Name   string // for people; may be empty
 }

@@ -49,10 +49,6 @@ func (k *Keeper) Attach(ctx context.Context, what string, prefixes []netip.Prefi
 	return e.view(), nil
 }
 
-func attachmentOf(c engine.Container) Attachment {
-	return Attachment{Engine: c.Engine, ID: c.ID, Name: c.Name, NetNS: c.NetNS}
-}
-
 // hold finds the entry of a container, or makes one, and locks it.
 func (k *Keeper) hold(a Attachment) (*entry, error) {
 	for {
@@ -100,7 +96,7 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 	old := e.want
 	k.mu.Unlock()
 	next := old.with(prefixes)
-	next.Name, next.NoRoute = c.Name, o.NoMulticastRoute
+	next.Engine, next.Name, next.NoRoute = c.Engine, c.Name, o.NoMulticastRoute
 	if len(next.Addresses) > maxAddresses {
 		return fmt.Errorf("it would have %d addresses, of at most %d: detach some", len(next.Addresses), maxAddresses)
 	}
@@ -111,7 +107,7 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 	if err := checkHost(k.Bridge, fresh); err != nil {
 		return err
 	}
-	if err := k.claims.take(addrs(next.Addresses), next.owner()); err != nil {
+	if err := k.take(ctx, addrs(next.Addresses), next.owner()); err != nil {
 		return err
 	}
 	err := k.attachments.save(next)
@@ -125,6 +121,29 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefi
 	}
 	if back := k.revert(old, next); back != nil && back.Error() != err.Error() {
 		err = errors.Join(err, back)
+	}
+	return err
+}
+
+// take claims addresses for a container. Another one that has them may have been removed a
+// moment ago, or without a word: it is looked at first.
+func (k *Keeper) take(ctx context.Context, addrs []netip.Addr, who owner) error {
+	err := k.claims.take(addrs, who)
+	for taken, ok := errors.AsType[*takenError](err); ok; taken, ok = errors.AsType[*takenError](err) {
+		k.mu.Lock()
+		e := k.entries[taken.by.key]
+		k.mu.Unlock()
+		if e == nil {
+			return err // this host
+		}
+		k.restore(ctx, e)
+		k.mu.Lock()
+		stays := k.entries[taken.by.key] == e
+		k.mu.Unlock()
+		if stays {
+			return err
+		}
+		err = k.claims.take(addrs, who)
 	}
 	return err
 }
@@ -181,7 +200,7 @@ func (k *Keeper) open(c engine.Container) (*attach.Namespace, error) {
 func (k *Keeper) note(e *entry, want Attachment, iface *attach.Interface, problem string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e.want, e.iface, e.problem, e.stopped = want, iface, problem, false
+	e.want, e.iface, e.problem, e.stopped, e.doubted = want, iface, problem, false, false
 }
 
 // Detach takes addresses from a container, or all where none are named, and its

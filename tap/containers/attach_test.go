@@ -328,6 +328,6 @@ func TestAttachAndDetachAtOnce(t *testing.T) {
 			return
 		}
 		h.wantInside(web, "10.32.0.1/24")
-		wantKept(h.T, h.attachments, "docker:"+web.ID)
+		wantKept(h.T, h.attachments, h.engine.Socket+":"+web.ID)
 	})
 }

@@ -32,7 +32,7 @@ func (c *claims) take(addrs []netip.Addr, who owner) error {
 	defer c.mu.Unlock()
 	for _, a := range addrs {
 		if other, ok := c.by[a]; ok && other.key != who.key {
-			return fmt.Errorf("%s belongs to %s already: choose another address", a, other.here())
+			return &takenError{a, other}
 		}
 	}
 	if c.by == nil {
@@ -42,6 +42,16 @@ func (c *claims) take(addrs []netip.Addr, who owner) error {
 		c.by[a] = who
 	}
 	return nil
+}
+
+// takenError is an address that somebody else here has.
+type takenError struct {
+	addr netip.Addr
+	by   owner
+}
+
+func (e *takenError) Error() string {
+	return fmt.Sprintf("%s belongs to %s already: choose another address", e.addr, e.by.here())
 }
 
 func (o owner) here() string {

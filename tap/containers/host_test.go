@@ -83,6 +83,8 @@ func inNetwork(t *testing.T, f func(h *node)) {
 type node struct {
 	*testing.T
 	engine   *enginetest.Engine
+	others   []string               // sockets of more engines, before its own
+	ctr      *enginetest.Containerd // nil: there is none
 	stranger *enginetest.Container
 	strange  frame.MAC // of the stranger
 	dir      string    // state
@@ -151,9 +153,13 @@ func (h *node) start() {
 	log := slog.New(slog.NewTextHandler(&h.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	x, err := expose.New(expose.Config{Bridge: bridge, Log: log})
 	must(h.T, err)
+	cfg := engine.Config{Sockets: append(slices.Clone(h.others), h.engine.Socket), Containerd: []string{}, Log: log}
+	if h.ctr != nil {
+		cfg.Containerd = []string{h.ctr.Root}
+	}
 	h.Keeper, err = Open(Config{
 		Bridge: bridge, StateDir: h.dir, Exposer: x, Log: log,
-		Engines: engine.New(engine.Config{Sockets: []string{h.engine.Socket}, Containerd: []string{}, Log: log}),
+		Engines: engine.New(cfg),
 		Peer: func(m frame.MAC) string {
 			if m == h.strange {
 				return "peer weave02 (02:00:00:00:00:02)"

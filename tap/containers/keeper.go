@@ -23,6 +23,7 @@ import (
 // Times and bounds.
 const (
 	lookEvery      = 5 * time.Second  // whether all is still as it was asked for
+	doubtEvery     = time.Minute      // whether what does not run was removed: containerd does not tell
 	restoreTimeout = 30 * time.Second // for one container
 	restoresAtOnce = 8
 	maxAttachments = 4096
@@ -34,6 +35,7 @@ const (
 // Engines finds containers; *engine.Engines is one.
 type Engines interface {
 	Find(ctx context.Context, what string) (engine.Container, error)
+	Again(ctx context.Context, c engine.Container) (engine.Container, error)
 	Watch(ctx context.Context, report func(engine.Event)) error
 }
 
@@ -75,7 +77,7 @@ type Keeper struct {
 	exposed []Exposure
 	ports   map[string]*port
 	trouble string // of the exposures; empty: none
-	resyncs int    // of the engines so far
+	doubts  int    // calls of doubt so far
 }
 
 // entry is a container that was attached, or is about to be.
@@ -87,6 +89,7 @@ type entry struct {
 	iface   *attach.Interface // nil: it is not attached
 	problem string            // why it is not
 	stopped bool              // it does not run; its engine tells when it does
+	doubted bool              // that may not be so any more
 	waiting bool              // an event's look at it waits for busy
 }
 
@@ -152,7 +155,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer k.end()
 	k.mu.Lock()
 	k.wg.Go(func() {
-		if err := k.Engines.Watch(ctx, k.take); err != nil && ctx.Err() == nil {
+		if err := k.Engines.Watch(ctx, k.heed); err != nil && ctx.Err() == nil {
 			k.Log.Warn("containers that restart are noticed late", "err", err)
 		}
 	})
@@ -162,14 +165,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 	})
 	k.mu.Unlock()
-	tick := time.NewTicker(lookEvery)
+	tick, doubt := time.NewTicker(lookEvery), time.NewTicker(doubtEvery)
 	defer tick.Stop()
+	defer doubt.Stop()
 	for {
 		k.look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-doubt.C:
+			k.doubt()
 		case <-k.kick:
 		}
 	}
@@ -208,20 +214,25 @@ func (k *Keeper) Look() {
 	}
 }
 
-// take takes an event of an engine.
-func (k *Keeper) take(e engine.Event) {
-	key := e.Engine + ":" + e.ID
+// doubt has the next look go to containers that are known not to run, too.
+func (k *Keeper) doubt() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range k.entries {
+		e.doubted = true
+	}
+	k.doubts++
+}
+
+// heed takes an event of an engine.
+func (k *Keeper) heed(e engine.Event) {
+	key := attachmentOf(engine.Container{At: e.At, ID: e.ID}).key()
 	k.mu.Lock()
 	known := k.entries[key]
 	k.mu.Unlock()
 	switch {
 	case e.Kind == engine.Resync:
-		k.mu.Lock()
-		for _, e := range k.entries {
-			e.stopped = false // what its engine told may have been missed
-		}
-		k.resyncs++
-		k.mu.Unlock()
+		k.doubt() // what its engine told may have been missed
 		k.Look()
 	case known == nil:
 	case e.Kind == engine.Removed:

@@ -1,19 +1,22 @@
 package containers
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"meshd/internal/engine"
 	"meshd/internal/subnet"
 	"meshd/tap/publish"
 )
 
 // Attachment is a container on the overlay, as it was asked for.
 type Attachment struct {
-	Engine    string         `json:"engine"`          // "docker", "podman", ...; empty: a plain namespace
+	Engine    string         `json:"engine"`          // what it is called; empty: a plain namespace
+	At        string         `json:"at,omitempty"`    // where the engine is, see engine.Container
 	ID        string         `json:"id,omitempty"`    // of the engine
 	Name      string         `json:"name,omitempty"`  // for people
 	NetNS     string         `json:"netns,omitempty"` // path of a plain namespace
@@ -24,9 +27,18 @@ type Attachment struct {
 // key tells attachments apart, and lasts as long as the container.
 func (a Attachment) key() string {
 	if a.ID != "" {
-		return a.Engine + ":" + a.ID
+		return cmp.Or(a.At, a.Engine) + ":" + a.ID
 	}
 	return "netns:" + a.NetNS
+}
+
+func attachmentOf(c engine.Container) Attachment {
+	return Attachment{Engine: c.Engine, At: c.At, ID: c.ID, Name: c.Name, NetNS: c.NetNS}
+}
+
+// container is what the engines find again.
+func (a Attachment) container() engine.Container {
+	return engine.Container{Engine: a.Engine, At: a.At, ID: a.ID, Name: a.Name, NetNS: a.NetNS}
 }
 
 // check says what is wrong with a record.

@@ -14,7 +14,7 @@ import (
 func (k *Keeper) settled(e *entry, joined []attach.Leftover) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return e.stopped || e.iface != nil && slices.ContainsFunc(joined, func(l attach.Leftover) bool {
+	return e.stopped && !e.doubted || e.iface != nil && slices.ContainsFunc(joined, func(l attach.Leftover) bool {
 		return l.Key == e.want.key() && l.Joined
 	})
 }
@@ -39,20 +39,20 @@ func (k *Keeper) restoreHeld(ctx context.Context, e *entry) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
 	k.mu.Lock()
-	want, was, before, resyncs := e.want, e.problem, e.iface, k.resyncs
+	want, was, before, doubts := e.want, e.problem, e.iface, k.doubts
 	current := k.entries[want.key()] == e && len(want.Addresses) > 0
 	k.mu.Unlock()
 	if !current {
 		return
 	}
-	c, err := k.Engines.Find(ctx, want.reference())
+	c, err := k.Engines.Again(ctx, want.container())
 	if errors.Is(err, engine.ErrGone) {
 		k.forget(want.key(), e)
 		return
 	}
 	var iface attach.Interface
 	if err == nil {
-		want.Name = c.Name
+		want.Engine, want.Name = c.Engine, c.Name
 		iface, err = k.join(ctx, c, want)
 	}
 	if errors.Is(err, context.Canceled) {
@@ -61,7 +61,8 @@ func (k *Keeper) restoreHeld(ctx context.Context, e *entry) {
 	if err != nil {
 		k.note(e, want, nil, err.Error())
 		k.mu.Lock()
-		e.stopped = errors.Is(err, engine.ErrStopped) && k.resyncs == resyncs // later ones it may have missed
+		e.stopped = errors.Is(err, engine.ErrStopped)
+		e.doubted = k.doubts != doubts // since it was asked for
 		k.mu.Unlock()
 		if err.Error() != was && ctx.Err() == nil {
 			k.Log.Info("container is not on the overlay", "container", want.String(), "err", err)
@@ -114,12 +115,4 @@ func (k *Keeper) sweep(joined []attach.Leftover) {
 			k.Log.Debug("interface of nobody stays", "device", l.Device, "err", err)
 		}
 	}
-}
-
-// reference is how the engines find the container of an attachment.
-func (a Attachment) reference() string {
-	if a.ID != "" {
-		return a.Engine + ":" + a.ID
-	}
-	return a.NetNS
 }

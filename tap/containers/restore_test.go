@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"meshd/internal/atomicfile"
+	"meshd/internal/engine/enginetest"
 	"meshd/tap/expose"
 )
 
@@ -31,7 +32,7 @@ func TestRestart(t *testing.T) {
 			return !v.Attached && strings.Contains(v.Problem, "web") && len(v.Addresses) == 2
 		})
 		wantError(h.T, h.attach("web", "10.32.0.2/24"), "web")
-		wantKept(h.T, h.attachments, "docker:"+web.ID)
+		wantKept(h.T, h.attachments, h.engine.Socket+":"+web.ID)
 
 		// Nobody else gets its addresses, and the engine is not asked for it again.
 		h.run("db")
@@ -109,6 +110,124 @@ func TestRemovedContainerIsForgotten(t *testing.T) {
 	})
 }
 
+// The list of engines changes, so that another one is called docker: it does not know
+// the containers of the first, which are not forgotten for that.
+func TestOtherEngineOfThatName(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		web := h.run("web")
+		h.mustAttach(web, "10.32.0.1/24")
+		mac := h.viewOf(web).MAC
+		own := h.engine
+		other := enginetest.New(h.T)
+		h.stop()
+		h.engine = other
+		h.start()
+		h.until("web says that its engine is not asked", func() bool {
+			return strings.Contains(h.viewOf(web).Problem, own.Socket) && strings.Contains(h.viewOf(web).Problem, "containers.sockets")
+		})
+		wantKept(h.T, h.attachments, own.Socket+":"+web.ID)
+		h.wantInside(web, "10.32.0.1/24")
+
+		h.stop()
+		h.engine, h.others = own, []string{other.Socket}
+		h.start()
+		h.until("web is attached", func() bool { return h.viewOf(web).Attached })
+		if v := h.viewOf(web); v.Engine != "docker@"+own.Socket || v.MAC != mac {
+			h.Errorf("web is %+v, want it with docker@%s and the MAC %s as before", v, own.Socket, mac)
+		}
+		web.Restart() // by another name its events are known too
+		h.untilInside(web, "10.32.0.1/24")
+		web.Remove()
+		h.until("web is forgotten", func() bool { return len(h.View().Containers) == 0 })
+		h.wantNothing()
+	})
+}
+
+// containerd does not tell when a container is removed.
+func TestContainerd(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		h.stop()
+		h.ctr = enginetest.NewContainerd(h.T)
+		h.start()
+		process := h.run("process") // stands in for those of containerd
+		view := func() ContainerView {
+			for _, v := range h.View().Containers {
+				if v.ID == "web" {
+					return v
+				}
+			}
+			return ContainerView{}
+		}
+		attach := func() {
+			h.Helper()
+			h.ctr.Run("default", "web", process.PID(), nil)
+			must(h.T, h.attach("containerd:web", "10.32.0.1/24"))
+			h.wantInside(process, "10.32.0.1/24")
+		}
+		stop := func() {
+			h.Helper()
+			h.ctr.Stop("default", "web")
+			process.Restart()
+			h.until("web is known to be stopped", func() bool { return view().Stopped })
+		}
+
+		attach()
+		stop()
+		h.ctr.Run("default", "web", process.PID(), nil)
+		h.until("web is attached again", func() bool { return view().Attached })
+		h.wantInside(process, "10.32.0.1/24")
+
+		// It is removed while it does not run.
+		stop()
+		asked := h.ctr.Asked()
+		for range 3 {
+			h.look(h.Context())
+		}
+		if n := h.ctr.Asked() - asked; n > 0 {
+			h.Errorf("containerd was asked %d times for a container that is known not to run", n)
+		}
+		h.ctr.Remove("default", "web")
+		h.doubt()
+		if !view().Stopped {
+			h.Errorf("a container that is asked for again is %+v meanwhile", view())
+		}
+		h.look(h.Context())
+		h.wantNothing()
+
+		// While it runs.
+		attach()
+		process.Restart()
+		h.ctr.Remove("default", "web")
+		h.until("web is forgotten", func() bool { return view().ID == "" })
+		h.wantNothing()
+
+		// Somebody wants its address before it was noticed.
+		attach()
+		stop()
+		db := h.run("db")
+		wantError(h.T, h.attach("db", "10.32.0.1/24"), "belongs to container web of this host")
+		h.ctr.Remove("default", "web")
+		h.mustAttach(db, "10.32.0.1/24")
+		if view().ID != "" {
+			h.Errorf("web is still %+v", view())
+		}
+
+		// containerd does not answer: what it would say is not guessed.
+		_, err := h.Detach(h.Context(), "db", nil)
+		must(h.T, err)
+		attach()
+		h.ctr.Down()
+		h.ctr.Remove("default", "web")
+		process.Restart()
+		h.until("web says so", func() bool { return strings.Contains(view().Problem, "is not known") })
+		wantKept(h.T, h.attachments, h.ctr.Root+"/default:web")
+		h.ctr.Up()
+		h.Look()
+		h.until("web is forgotten", func() bool { return view().ID == "" })
+		h.wantNothing()
+	})
+}
+
 func TestNewKeeper(t *testing.T) {
 	inNetwork(t, func(h *node) {
 		web, db, torn, gone := h.run("web"), h.run("db"), h.run("torn"), h.run("gone")
@@ -121,7 +240,7 @@ func TestNewKeeper(t *testing.T) {
 
 		db.Restart()
 		gone.Remove()
-		must(h.T, os.Truncate(h.attachments.path("docker:"+torn.ID), 20))
+		must(h.T, os.Truncate(h.attachments.path(h.engine.Socket+":"+torn.ID), 20))
 		crashed := filepath.Join(h.dir, "attachments", strings.Replace(atomicfile.TempPattern, "*", "1", 1))
 		must(h.T, os.WriteFile(crashed, nil, 0o600))
 		must(h.T, os.Chtimes(crashed, time.Time{}, time.Now().Add(-time.Hour)))

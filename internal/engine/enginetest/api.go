@@ -18,7 +18,6 @@ func (e *Engine) handler() http.Handler {
 		w.Header().Set("Api-Version", apiVersion)
 		w.Write([]byte("OK"))
 	})
-	mux.HandleFunc("GET /{version}/containers/json", e.list)
 	mux.HandleFunc("GET /{version}/containers/{name}/json", e.inspect)
 	mux.HandleFunc("GET /{version}/events", e.events)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -100,24 +99,8 @@ func (c *Container) inspected() any {
 		"Id": c.ID, "Name": "/" + c.Name, "Created": "2026-01-01T00:00:00.000000000Z",
 		"State":      map[string]any{"Status": status, "Running": pid != 0, "Pid": pid},
 		"HostConfig": map[string]any{"NetworkMode": mode},
-		"Config":     map[string]any{"Env": c.options.Env, "Labels": c.options.Labels, "Image": "box"},
+		"Config":     map[string]any{"Image": "box"},
 	}
-}
-
-func (e *Engine) list(w http.ResponseWriter, r *http.Request) {
-	list := []any{}
-	for _, c := range e.all() {
-		running := c.PID() != 0
-		if !running && r.URL.Query().Get("all") != "1" {
-			continue
-		}
-		state := "exited"
-		if running {
-			state = "running"
-		}
-		list = append(list, map[string]any{"Id": c.ID, "Names": []string{"/" + c.Name}, "State": state, "Labels": c.options.Labels})
-	}
-	reply(w, http.StatusOK, list)
 }
 
 // events sends what is remembered since the time asked for, and what happens from now

@@ -3,7 +3,7 @@
 // namespace of their own.
 //
 //	e := enginetest.New(t)
-//	web := e.Run("web", enginetest.Options{Env: []string{"WEAVE_CIDR=10.32.0.1/24"}})
+//	web := e.Run("web", enginetest.Options{})
 //	engines := engine.New(engine.Config{Sockets: []string{e.Socket}, Containerd: []string{}})
 //	web.Restart()
 package enginetest
@@ -124,9 +124,7 @@ func (e *Engine) Pending() int {
 // Options are of a container. The zero value is one with a network namespace of its own.
 type Options struct {
 	// ID of 64 hexadecimal digits, or the begin of one; empty: random.
-	ID     string
-	Env    []string
-	Labels map[string]string
+	ID string
 	// NetworkMode is "host", which takes no privileges, "container:NAME", or anything
 	// else for a namespace of its own.
 	NetworkMode string
