@@ -33,6 +33,7 @@ type Config struct {
 	Discovery       bool
 	ConnectionLimit int // 0: none
 	API             API
+	Expose          Expose
 	Containers      Containers
 	LogLevel        slog.Level
 	// Warnings are what is odd but no fault, one sentence each.
@@ -88,6 +89,11 @@ const (
 type Trust struct {
 	Keys  []identity.Key // of peers that may; empty: all
 	Stock bool           // beside Keys: peers without a key may too
+}
+
+// Expose is what this host does for subnets of the overlay that it has addresses in.
+type Expose struct {
+	RouteBetween bool // it routes from one to another
 }
 
 // Containers is how containers are found that go on the overlay.

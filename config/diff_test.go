@@ -39,6 +39,7 @@ func TestDiff(t *testing.T) {
 			"[]", "[{peer: 00:00:00:00:00:05, transports: [punch]}]"},
 		{"discovery", func(c *Config) { c.Discovery = false }, true, "true", "false"},
 		{"connection_limit", func(c *Config) { c.ConnectionLimit = 1 }, true, "200", "1"},
+		{"expose.route_between", func(c *Config) { c.Expose.RouteBetween = true }, true, "false", "true"},
 		{"api.socket", func(c *Config) { c.API.Socket = "/x" }, false, "/run/meshd.sock", "/x"},
 		{"api.http", func(c *Config) { c.API.HTTP = ":1" }, false, `""`, ":1"},
 		{"log_level", func(c *Config) { c.LogLevel = slog.LevelDebug }, true, "info", "debug"},

@@ -82,6 +82,7 @@ var keys = []key{
 		func(c *Config, v any) []*FieldError { return setOverrides(&c.Overrides, v.([]any)) }},
 	boolKey("discovery", "connect to peers that other peers know", true, func(c *Config) *bool { return &c.Discovery }),
 	numberKey("connection_limit", "most connections; 0: no limit", true, func(c *Config) *int { return &c.ConnectionLimit }, checkLimit),
+	boolKey("expose.route_between", "route between the subnets that this host is exposed to", true, func(c *Config) *bool { return &c.Expose.RouteBetween }),
 	listKey("containers.sockets", "unix sockets of engines with Docker's API, PATH or NAME=PATH; empty: those of Docker and podman", false, func(c *Config) *[]string { return &c.Containers.Sockets }, checkEngine),
 	textKey("containers.proc", "the /proc that has the containers' processes", false, func(c *Config) *string { return &c.Containers.Proc }, checkAbsolute),
 	textKey("api.socket", "unix socket for commands", false, func(c *Config) *string { return &c.API.Socket }, checkSocket),

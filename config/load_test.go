@@ -36,6 +36,7 @@ overrides:
 - {peer: "fd00::1", transports: [sleeve]}
 discovery: false
 connection_limit: 0
+expose: {route_between: true}
 containers: {sockets: [/tmp/docker.sock, prod=/tmp/prod.sock], proc: /host/proc}
 api: {socket: /tmp/meshd.sock, http: "127.0.0.1:6784"}
 log_level: debug
@@ -59,6 +60,7 @@ func fullConfig() Config {
 			{Net: netip.MustParsePrefix("fd00::1/128"), Transports: []string{"sleeve"}},
 		},
 		API:        API{Socket: "/tmp/meshd.sock", HTTP: "127.0.0.1:6784"},
+		Expose:     Expose{RouteBetween: true},
 		Containers: Containers{Sockets: []string{"/tmp/docker.sock", "prod=/tmp/prod.sock"}, Proc: "/host/proc"},
 		LogLevel:   slog.LevelDebug,
 	}

@@ -50,6 +50,8 @@ transports: # default
 overrides: [] # default
 discovery: true # default
 connection_limit: 200 # default
+expose:
+    route_between: false # default
 containers:
     sockets: [] # default
     proc: /proc # default

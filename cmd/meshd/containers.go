@@ -18,7 +18,7 @@ func (d *daemon) openContainers() (*containers.Keeper, error) {
 	cfg, log := d.cfg, d.opt.log
 	bridge := d.port.BridgeName()
 	tcp, udp := guardedPorts(cfg)
-	exposer, err := expose.New(expose.Config{Bridge: bridge, TCP: tcp, UDP: udp, Log: log})
+	exposer, err := expose.New(expose.Config{Bridge: bridge, TCP: tcp, UDP: udp, RouteBetween: cfg.Expose.RouteBetween, Log: log})
 	if err != nil {
 		return nil, err
 	}

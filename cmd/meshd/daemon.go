@@ -156,7 +156,7 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 	running.Peers, running.Discovery, running.ConnectionLimit = next.Peers, next.Discovery, next.ConnectionLimit
 	running.TrustedSubnets, running.MinProtocol, running.LogLevel = next.TrustedSubnets, next.MinProtocol, next.LogLevel
 	running.Password, running.OtherPassword, running.Trust = next.Password, next.OtherPassword, next.Trust
-	running.Overrides = next.Overrides
+	running.Overrides, running.Expose = next.Overrides, next.Expose
 	if config.SameTransports(next.Transports, running.Transports) {
 		running.Transports = next.Transports
 	}
@@ -166,6 +166,7 @@ func (d *daemon) Reload() (applied, needRestart []string, err error) {
 		return nil, nil, fmt.Errorf("nothing was changed: %w", err)
 	}
 	d.opt.level.Set(next.LogLevel)
+	d.containers.Exposer.RouteBetween(next.Expose.RouteBetween)
 	d.cfg, d.pending = running, needRestart
 	d.opt.log.Info("configuration reloaded", "applied", applied)
 	if len(needRestart) > 0 {

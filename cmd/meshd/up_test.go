@@ -11,11 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"meshd/internal/netns"
@@ -246,6 +248,50 @@ func TestUpReload(t *testing.T) {
 	if !json.Valid([]byte(line)) {
 		t.Errorf("log = %q", line)
 	}
+}
+
+// TestUpRouteBetween: the setting is in force at the start and at a reload.
+func TestUpRouteBetween(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "meshd.yaml")
+	write := func(between bool) {
+		t.Helper()
+		if err := os.WriteFile(file, fmt.Appendf(nil, "expose: {route_between: %v}\n", between), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(true)
+	p := startUp(t, "--config", file)
+	t.Setenv(socketEnv, p.socket)
+	if stdout, stderr, code := runCLI(t.Context(), "expose", "192.168.99.1/24"); code != exitOK {
+		t.Fatalf("expose = %d %q %s", code, stdout, stderr)
+	}
+	if !p.hasTable(t, nftables.TableFamilyINet) || p.hasTable(t, nftables.TableFamilyNetdev) {
+		t.Error("the host does not route between subnets")
+	}
+	for _, between := range []bool{false, true} {
+		write(between)
+		stdout, stderr, code := runCLI(t.Context(), "reload")
+		if want := fmt.Sprintf("applied: expose.route_between: %v -> %v\n", !between, between); code != exitOK || stdout != want {
+			t.Errorf("reload = %d %q %s, want %q", code, stdout, stderr, want)
+		}
+		if got := !p.hasTable(t, nftables.TableFamilyNetdev); got != between {
+			t.Errorf("the host routes between subnets: %v, want %v", got, between)
+		}
+	}
+}
+
+// hasTable reports whether the kernel has the rules of a family that meshd makes.
+func (p *upProcess) hasTable(t *testing.T, family nftables.TableFamily) bool {
+	t.Helper()
+	c, err := nftables.New(nftables.WithNetNSFd(p.ns.FD()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables, err := c.ListTablesOfFamily(family)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == "meshd" })
 }
 
 // logged ends the daemon and returns its log: while it runs, the log is not ours

@@ -15,7 +15,8 @@
 // mesh. For each exposed address: the address, tagged as ours; in FORWARD a rule
 // that accepts from its subnet and one that accepts to it; in inet meshd
 // masquerading both ways; in netdev meshd a drop of what the host would route from
-// the bridge into the subnet, so that exposed subnets do not meet on the host.
+// the bridge into the subnet, so that exposed subnets do not meet on the host, unless
+// RouteBetween asks for it.
 // Frames that the bridge only bridges are never dropped nor changed. Docker's
 // ports that are not published stay so.
 //

@@ -33,7 +33,7 @@ type Config struct {
 	// whatever address of the host he uses.
 	TCP, UDP []uint16
 	// RouteBetween lets the host route what comes out of the bridge back into an
-	// exposed subnet.
+	// exposed subnet, until Exposer.RouteBetween says otherwise.
 	RouteBetween bool
 	Log          *slog.Logger // nil: no log
 }
@@ -61,6 +61,7 @@ type Exposer struct {
 	// mu guards what follows. It is held during requests to the kernel, which
 	// answers at once, and to iptables-legacy: two repairs must not mix.
 	mu       sync.Mutex
+	between  bool // as Config.RouteBetween
 	want     state
 	added    []netip.Prefix           // by this Exposer, and not removed by it
 	problems atomic.Pointer[[]string] // as the last look found them; nil: none. Replaced with mu held, read without
@@ -75,7 +76,7 @@ func New(cfg Config) (*Exposer, error) {
 	if len(cfg.Bridge) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("%q is not a name for a network device", cfg.Bridge)
 	}
-	e := &Exposer{cfg: cfg, log: cfg.Log, kick: make(chan struct{}, 1)}
+	e := &Exposer{cfg: cfg, log: cfg.Log, between: cfg.RouteBetween, kick: make(chan struct{}, 1)}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -144,6 +145,27 @@ func (e *Exposer) Check(exposed []Exposed) error {
 		defer e.mu.Unlock()
 		return e.checkLocked(normal(exposed))
 	})
+}
+
+// RouteBetween changes whether the host routes between exposed subnets. Where the rules
+// cannot be changed at once, Problems says why and Run tries again.
+func (e *Exposer) RouteBetween(on bool) {
+	err := e.inside(func() error {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.between == on {
+			return nil
+		}
+		e.between = on
+		if e.want.up {
+			_, err := e.reachLocked(e.want)
+			e.findProblemsLocked(err)
+		}
+		return nil
+	})
+	if err != nil {
+		e.log.Warn("host goes on as it was with routing between subnets", "bridge", e.cfg.Bridge, "err", err)
+	}
 }
 
 // Keeps reports whether Run keeps up exactly these, as Set was told last.
@@ -249,7 +271,7 @@ func (e *Exposer) tryLocked(s state) (done []string, err error) {
 // plan says what a state's rules depend on.
 func (e *Exposer) plan(s state, bridge netlink.Link) plan {
 	return plan{
-		bridge: e.cfg.Bridge, tcp: e.cfg.TCP, udp: e.cfg.UDP, routeBetween: e.cfg.RouteBetween,
+		bridge: e.cfg.Bridge, tcp: e.cfg.TCP, udp: e.cfg.UDP, routeBetween: e.between,
 		exposed: s.exposed, bridgeThere: bridge != nil, namesBridged: kernelAtLeast(5, 7),
 	}
 }

@@ -86,10 +86,19 @@ func TestNoRouteBetweenSubnets(t *testing.T) {
 		w.silent(w.c1, "192.168.77.13")
 		w.silent(w.c1, "fd00:77::d")
 		w.silent(w.c3, "192.168.99.11")
+		e.RouteBetween(true)
+		w.pings(w.c1, "192.168.77.13")
+		w.pings(w.c1, "fd00:77::d")
+		e.RouteBetween(false)
+		w.silent(w.c1, "192.168.77.13")
+		w.silent(w.c1, "fd00:77::d")
 		open := w.exposer(Config{RouteBetween: true})
 		w.set(open, ex99, ex77, ex996, ex776)
 		w.pings(w.c1, "192.168.77.13")
 		w.pings(w.c1, "fd00:77::d")
+		if p := open.Problems(); len(p) > 0 {
+			t.Errorf("Problems() = %q", p)
+		}
 	})
 }
 
