@@ -112,7 +112,7 @@ func TestDatagramAddresses(t *testing.T) {
 func TestDatagramBroadcast(t *testing.T) {
 	p := start(t, spec("", true), at(udpService(t, "127.0.0.1", "")), Options{})
 	got, from := ask(t, udpClient(t, "127.0.0.1"), to(p, "127.255.255.255"), "who is there?")
-	if got != "who is there?" || !from.Addr().IsLoopback() || from.Port() != p.Spec().Port {
+	if got != "who is there?" || !from.Addr().IsLoopback() || from.Port() != p.spec.Port {
 		t.Errorf("%q from %s", got, from)
 	}
 }
@@ -285,7 +285,7 @@ func TestDatagramClose(t *testing.T) {
 	if s := p.Stats(); s.Active != 0 || s.Connections != 200 {
 		t.Errorf("stats are %+v", s)
 	}
-	again, err := Open(p.Spec(), at(netip.AddrPort{}), Options{})
+	again, err := Open(p.spec, at(netip.AddrPort{}), Options{})
 	if err != nil {
 		t.Fatalf("the port is not free: %v", err)
 	}

@@ -127,9 +127,6 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// Spec returns what is published, with the port in use where it was 0.
-func (p *Proxy) Spec() Spec { return p.spec }
-
 // Addrs returns the addresses that are listened on: one, or one of each family, of
 // which IPv4 is the first and IPv6 is missing where the host has none.
 func (p *Proxy) Addrs() []netip.AddrPort { return slices.Clone(p.addrs) }

@@ -93,7 +93,7 @@ func soon(t testing.TB, what string, f func() bool) {
 
 // to is the address of a proxy on an address of this host.
 func to(p *Proxy, ip string) netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr(ip), p.Spec().Port)
+	return netip.AddrPortFrom(netip.MustParseAddr(ip), p.spec.Port)
 }
 
 func needIPv6(t testing.TB) {
@@ -113,7 +113,7 @@ func TestListenErrors(t *testing.T) {
 				continue // no IPv6
 			}
 			s := spec(ip, udp)
-			s.Port = first.Spec().Port
+			s.Port = first.spec.Port
 			_, err := Open(s, at(netip.AddrPort{}), Options{})
 			taken, ok := errors.AsType[*InUseError](err)
 			if !ok || taken.HostPort != s.HostPort || taken.Addr.Port() != s.Port || !errors.Is(err, syscall.EADDRINUSE) {
@@ -185,7 +185,7 @@ func TestClose(t *testing.T) {
 		}
 
 		s := spec("", udp)
-		s.Port = p.Spec().Port
+		s.Port = p.spec.Port
 		p, err = Open(s, at(netip.AddrPort{}), Options{}) // the port is free
 		if err != nil {
 			t.Fatal(err)
@@ -204,7 +204,7 @@ func TestClose(t *testing.T) {
 
 func TestLoopIsRefused(t *testing.T) {
 	p := start(t, spec("", false), at(netip.AddrPort{}), Options{})
-	free := p.Spec().Port
+	free := p.spec.Port
 	p.Close()
 	tests := []struct {
 		ip, target string

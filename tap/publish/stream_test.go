@@ -403,7 +403,7 @@ func TestStreamMany(t *testing.T) {
 			t.Fatalf("connection %d lives on", i)
 		}
 	}
-	again, err := Open(p.Spec(), at(netip.AddrPort{}), Options{})
+	again, err := Open(p.spec, at(netip.AddrPort{}), Options{})
 	if err != nil {
 		t.Fatalf("the port is not free: %v", err)
 	}
