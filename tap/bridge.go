@@ -27,26 +27,27 @@ const kindTAP = "tuntap"
 // maxMTU is the highest MTU in bytes of the kernel's TAP devices.
 const maxMTU = 65535 - frame.HeaderLen
 
-// RemoveBridge removes a bridge that meshd made, whatever is attached to it; for
-// one that meshd did not make it returns ErrForeign. A bridge that does not exist
-// is no error. It works in the calling thread's namespace.
-func RemoveBridge(name string) error {
+// RemoveBridge removes a bridge that meshd made, whatever is attached to it, and
+// reports whether there was one; for one that meshd did not make it returns
+// ErrForeign. It works in the calling thread's namespace.
+func RemoveBridge(name string) (removed bool, err error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("open netlink: %w", err)
+		return false, fmt.Errorf("open netlink: %w", err)
 	}
 	defer nl.Close()
 	link, err := nl.LinkByName(name)
 	if notFound(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("find bridge %s: %w", name, err)
+		return false, fmt.Errorf("find bridge %s: %w", name, err)
 	}
 	if !isOurBridge(link) {
-		return fmt.Errorf("remove bridge %s: %w", name, ErrForeign)
+		return false, fmt.Errorf("remove bridge %s: %w", name, ErrForeign)
 	}
-	return removeLink(nl, link)
+	err = removeLink(nl, link)
+	return err == nil, err
 }
 
 // BridgeMAC is the MAC of a bridge in the calling thread's namespace, from which

@@ -202,7 +202,7 @@ func TestForeignBridgeIsLeftAsItIs(t *testing.T) {
 	check("joined")
 	must(t, p.Close())
 	check("closed")
-	if err := RemoveBridge("weave"); !errors.Is(err, ErrForeign) {
+	if _, err := RemoveBridge("weave"); !errors.Is(err, ErrForeign) {
 		t.Errorf("RemoveBridge(foreign) = %v, want %v", err, ErrForeign)
 	}
 	check("not removed")
@@ -350,16 +350,23 @@ func hideTun(t *testing.T) {
 func TestRemoveBridge(t *testing.T) {
 	namespace(t)
 	before := links(t)
-	must(t, RemoveBridge("weave")) // there is none
+	wantRemoved(t, false)
 	leaveBridge(t)
 	addAddress(t, "weave", "10.0.0.1/24")
-	must(t, RemoveBridge("weave"))
+	wantRemoved(t, true)
 	if after := links(t); !slices.Equal(before, after) {
 		t.Errorf("links = %v, want %v", after, before)
 	}
 	addTAP(t, "weave")
-	if err := RemoveBridge("weave"); !errors.Is(err, ErrForeign) {
+	if _, err := RemoveBridge("weave"); !errors.Is(err, ErrForeign) {
 		t.Errorf("RemoveBridge(TAP) = %v, want %v", err, ErrForeign)
+	}
+}
+
+func wantRemoved(t *testing.T, want bool) {
+	t.Helper()
+	if removed, err := RemoveBridge("weave"); removed != want || err != nil {
+		t.Errorf("RemoveBridge() = %v, %v, want %v", removed, err, want)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,7 @@ and the bridge. A bridge that meshd did not make stays. What was attached, expos
 published is kept in the state directory, and done again by "meshd up".
 
 With --keep-bridge the bridge stays as it is, for a daemon that is to come. With
---force the bridge that a daemon has left which no longer runs is removed too.`,
+--force what a daemon has left which no longer runs is removed too.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opt.keep && opt.force {
@@ -43,7 +44,7 @@ With --keep-bridge the bridge stays as it is, for a daemon that is to come. With
 		},
 	}
 	cmd.Flags().BoolVar(&opt.keep, "keep-bridge", false, "leave the bridge in place")
-	cmd.Flags().BoolVar(&opt.force, "force", false, "where no daemon runs, remove the bridge that one left")
+	cmd.Flags().BoolVar(&opt.force, "force", false, "where no daemon runs, remove what one left")
 	cmd.Flags().StringVar(&opt.bridge, "bridge-name", config.Default().Bridge.Name, "with --force: the bridge that was left")
 	return cmd
 }
@@ -57,8 +58,8 @@ type downOptions struct {
 func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error {
 	s, err := c.status(ctx)
 	if opt.force && errors.Is(err, errNoDaemon) {
-		foreign, err := takeBack(opt.bridge)
-		return reportRemoval(out, opt.bridge, foreign, err)
+		t, err := takeBack(opt.bridge)
+		return t.report(out, opt.bridge, err)
 	}
 	if err != nil {
 		return err
@@ -75,34 +76,51 @@ func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error 
 	if opt.keep {
 		return nil
 	}
-	foreign, err := p.takeBack(s.Port.Bridge)
-	return reportRemoval(out, s.Port.Bridge, foreign, err)
+	t, err := p.takeBack(s.Port.Bridge)
+	t.bridge = !t.foreign // where nobody uses it the daemon itself removes it
+	return t.report(out, s.Port.Bridge, err)
+}
+
+// taken is what was taken back.
+type taken struct {
+	bridge  bool     // it is removed
+	foreign bool     // it is not meshd's and stays
+	rest    []string // in words: addresses, rules, interfaces
 }
 
 // takeBack removes all that a daemon has left in the calling thread's namespace:
 // addresses and rules, interfaces of containers, and the bridge, unless that is not
 // meshd's. What was asked for stays on disk, and is done again by the next daemon.
-func takeBack(bridge string) (foreign bool, err error) {
-	err = expose.RemoveLeft(bridge)
+func takeBack(bridge string) (t taken, err error) {
+	if t.rest, err = expose.Left(bridge); err == nil {
+		err = expose.RemoveLeft(bridge)
+	}
 	left, listErr := attach.Leftovers(bridge)
 	err = errors.Join(err, listErr)
 	for _, l := range left {
+		t.rest = append(t.rest, "interface "+l.Device)
 		err = errors.Join(err, attach.Remove(l.Key))
 	}
-	bridgeErr := tap.RemoveBridge(bridge)
-	if errors.Is(bridgeErr, tap.ErrForeign) {
-		return true, err
+	var bridgeErr error
+	t.bridge, bridgeErr = tap.RemoveBridge(bridge)
+	if t.foreign = errors.Is(bridgeErr, tap.ErrForeign); t.foreign {
+		bridgeErr = nil
 	}
-	return false, errors.Join(err, bridgeErr)
+	return t, errors.Join(err, bridgeErr)
 }
 
-// reportRemoval says what became of the bridge.
-func reportRemoval(out io.Writer, bridge string, foreign bool, err error) error {
+// report says what was taken back, and what was not.
+func (t taken) report(out io.Writer, bridge string, err error) error {
 	switch {
-	case foreign:
+	case t.foreign:
 		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", bridge)
-	case err == nil:
+	case err != nil:
+	case t.bridge:
 		fmt.Fprintf(out, "the bridge %s is removed: `meshd up` attaches again what meshd attached, and nothing that others did (to restart only, end meshd with SIGTERM)\n", bridge)
+	case len(t.rest) > 0:
+		fmt.Fprintf(out, "there is no bridge %s; what a daemon had left is removed: %s\n", bridge, strings.Join(t.rest, ", "))
+	default:
+		fmt.Fprintf(out, "there is nothing to take back: no bridge %s, and no address, rule or interface of meshd's\n", bridge)
 	}
 	return err
 }
@@ -195,13 +213,13 @@ func (p *process) gone() bool {
 
 // takeBack is takeBack in the daemon's network namespace, which need not be ours: there
 // may be a bridge of that name in both.
-func (p *process) takeBack(bridge string) (foreign bool, err error) {
+func (p *process) takeBack(bridge string) (t taken, err error) {
 	if p.ns == nil {
-		return false, fmt.Errorf("the bridge %s stays: the daemon's network namespace cannot be entered (run this as root)", bridge)
+		return t, fmt.Errorf("the bridge %s stays: the daemon's network namespace cannot be entered (run this as root)", bridge)
 	}
 	err = p.ns.Do(func() error {
-		foreign, err = takeBack(bridge)
+		t, err = takeBack(bridge)
 		return err
 	})
-	return foreign, err
+	return t, err
 }

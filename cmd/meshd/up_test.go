@@ -189,6 +189,47 @@ func TestDownInTwoSteps(t *testing.T) {
 	if code != exitOK || !strings.HasPrefix(stdout, "the bridge weave is removed") || p.hasLink(t, "weave") {
 		t.Errorf("down --force = %d %q %s", code, stdout, stderr)
 	}
+	stdout, stderr, code = p.runCLI(t, "down", "--force")
+	if code != exitOK || !strings.HasPrefix(stdout, "there is nothing to take back: no bridge weave") {
+		t.Errorf("down --force where nothing is = %d %q %s", code, stdout, stderr)
+	}
+}
+
+// TestDownOfIdle: the daemon itself removes a bridge that nobody uses.
+func TestDownOfIdle(t *testing.T) {
+	p := startUp(t)
+	t.Setenv(socketEnv, p.socket)
+	stdout, stderr, code := runCLI(t.Context(), "down")
+	if code != exitOK || !strings.Contains(stdout, "\nthe bridge weave is removed: ") || p.hasLink(t, "weave") {
+		t.Errorf("down = %d %q %s", code, stdout, stderr)
+	}
+}
+
+// TestDownWithoutBridge: somebody removed it, and rules are left.
+func TestDownWithoutBridge(t *testing.T) {
+	p := startUp(t)
+	t.Setenv(socketEnv, p.socket)
+	for _, args := range [][]string{{"expose", "192.168.99.1/24"}, {"down", "--keep-bridge"}} {
+		if stdout, stderr, code := runCLI(t.Context(), args...); code != exitOK {
+			t.Fatalf("%v = %d %q %s", args, code, stdout, stderr)
+		}
+	}
+	h := p.netlink(t)
+	bridge, err := h.LinkByName("weave")
+	if err == nil {
+		err = h.LinkDel(bridge)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"there is no bridge weave; what a daemon had left is removed: nftables table inet meshd", "there is nothing to take back",
+	} {
+		stdout, stderr, code := p.runCLI(t, "down", "--force")
+		if code != exitOK || !strings.HasPrefix(stdout, want) || p.hasTable(t, nftables.TableFamilyINet) {
+			t.Errorf("down --force = %d %q %s, want %q", code, stdout, stderr, want)
+		}
+	}
 }
 
 func TestDownLeavesForeignBridge(t *testing.T) {

@@ -56,13 +56,13 @@ func (e *Exposer) left() (list []string, err error) {
 			}
 		}
 	}
-	for f, name := range map[nftables.TableFamily]string{nftables.TableFamilyINet: "inet", nftables.TableFamilyNetdev: "netdev"} {
+	for _, f := range []nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyNetdev} {
 		there, err := rules.haveTable(f)
 		if err != nil {
 			return nil, err
 		}
 		if there {
-			list = append(list, fmt.Sprintf("nftables table %s %s", name, tableName))
+			list = append(list, fmt.Sprintf("nftables table %s %s", familyName(f), tableName))
 		}
 	}
 	for _, f := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {

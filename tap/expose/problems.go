@@ -174,6 +174,8 @@ func familyName(f nftables.TableFamily) string {
 		return "ip"
 	case nftables.TableFamilyIPv6:
 		return "ip6"
+	case nftables.TableFamilyNetdev:
+		return "netdev"
 	}
 	return "inet"
 }
