@@ -53,7 +53,7 @@ was restarted, until it is detached or removed.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := attachRequest{Container: args[len(args)-1], NoMulticastRoute: noRoute}
 			var err error
-			if req.Addresses, err = parsePrefixes(args[:len(args)-1]); err != nil {
+			if req.Addresses, err = parseAddresses(args[:len(args)-1]); err != nil {
 				return usageError{err}
 			}
 			if _, err := connect().call(cmd.Context(), http.MethodPost, "/v1/attach", req); err != nil {
@@ -77,7 +77,7 @@ func newDetachCmd(connect func() *client) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := attachRequest{Container: args[len(args)-1]}
 			var err error
-			if req.Addresses, err = parsePrefixes(args[:len(args)-1]); err != nil {
+			if req.Addresses, err = parseAddresses(args[:len(args)-1]); err != nil {
 				return usageError{err}
 			}
 			_, err = connect().call(cmd.Context(), http.MethodPost, "/v1/detach", req)
@@ -86,8 +86,8 @@ func newDetachCmd(connect func() *client) *cobra.Command {
 	}
 }
 
-// parsePrefixes reads addresses from the command line and names all that are none.
-func parsePrefixes(args []string) ([]netip.Prefix, error) {
+// parseAddresses reads addresses from the command line and names all that are none.
+func parseAddresses(args []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	var faults []string
 	for _, arg := range args {
@@ -104,8 +104,8 @@ func parsePrefixes(args []string) ([]netip.Prefix, error) {
 }
 
 // printAddresses prints addresses as weave does: in one line, without lengths.
-func printAddresses(cmd *cobra.Command, prefixes []netip.Prefix) error {
-	words := each(slices.Clone(prefixes), func(p netip.Prefix) string { return p.Addr().String() })
+func printAddresses(cmd *cobra.Command, addresses []netip.Prefix) error {
+	words := each(slices.Clone(addresses), func(p netip.Prefix) string { return p.Addr().String() })
 	_, err := fmt.Fprintln(cmd.OutOrStdout(), strings.Join(words, " "))
 	return err
 }

@@ -61,7 +61,7 @@ in both directions, unless --no-masquerade is given. "meshd hide" takes it all b
 				req.Subnets = append(req.Subnets, p.Masked())
 			}
 			var err error
-			if req.Addresses, err = parsePrefixes(addresses); err != nil {
+			if req.Addresses, err = parseAddresses(addresses); err != nil {
 				return usageError{err}
 			}
 			answer, err := callFor[exposeAnswer](cmd.Context(), connect(), http.MethodPost, "/v1/expose", req)
@@ -81,7 +81,7 @@ func newHideCmd(connect func() *client) *cobra.Command {
 		Short: "Take this host's addresses off the overlay",
 		Long:  `Take back what "meshd expose" did for these addresses, or for all, and print them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			addresses, err := parsePrefixes(args)
+			addresses, err := parseAddresses(args)
 			if err != nil {
 				return usageError{err}
 			}

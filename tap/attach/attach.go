@@ -314,12 +314,12 @@ func (a *attachment) awaitCarrier() error {
 
 // announce tells the overlay of all addresses: the MAC may be another than before,
 // or behind another peer.
-func (a *attachment) announce(prefixes []netip.Prefix) {
+func (a *attachment) announce(addresses []netip.Prefix) {
 	if !a.changed {
 		return
 	}
 	var addrs []netip.Addr
-	for _, p := range prefixes {
+	for _, p := range addresses {
 		addrs = append(addrs, p.Addr())
 	}
 	if err := a.ns.do(func() error { return claim.Announce(a.device, addrs) }); err != nil {

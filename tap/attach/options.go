@@ -108,9 +108,9 @@ func hostName(key string) string {
 }
 
 // texts lists addresses for people.
-func texts(prefixes []netip.Prefix) string {
-	words := make([]string, len(prefixes))
-	for i, p := range prefixes {
+func texts(addresses []netip.Prefix) string {
+	words := make([]string, len(addresses))
+	for i, p := range addresses {
 		words[i] = p.String()
 	}
 	return strings.Join(words, ", ")

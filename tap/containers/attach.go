@@ -22,11 +22,11 @@ type AttachOptions struct {
 // Attach puts a running container on the overlay with these addresses, besides those
 // that it has. Where that does not work nothing is changed, and the error says why and
 // what to do.
-func (k *Keeper) Attach(ctx context.Context, what string, prefixes []netip.Prefix, o AttachOptions) (ContainerView, error) {
-	if len(prefixes) == 0 {
+func (k *Keeper) Attach(ctx context.Context, what string, addresses []netip.Prefix, o AttachOptions) (ContainerView, error) {
+	if len(addresses) == 0 {
 		return ContainerView{}, errors.New("which address is the container to have? Name one with its subnet's length, such as 10.32.0.1/24")
 	}
-	if err := subnet.CheckAll(prefixes); err != nil {
+	if err := subnet.CheckAll(addresses); err != nil {
 		return ContainerView{}, err
 	}
 	c, err := k.Engines.Find(ctx, what)
@@ -39,7 +39,7 @@ func (k *Keeper) Attach(ctx context.Context, what string, prefixes []netip.Prefi
 		return ContainerView{}, err
 	}
 	defer e.busy.Unlock()
-	err = k.attach(ctx, e, c, prefixes, o)
+	err = k.attach(ctx, e, c, addresses, o)
 	if err != nil {
 		k.letGo(a.key(), e)
 		return ContainerView{}, fmt.Errorf("attach %s: %w", a, err)
@@ -91,12 +91,12 @@ func (k *Keeper) letGo(key string, e *entry) {
 }
 
 // attach is Attach for an entry that is held.
-func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, prefixes []netip.Prefix, o AttachOptions) error {
+func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, addresses []netip.Prefix, o AttachOptions) error {
 	k.mu.Lock()
 	old := e.want
 	k.mu.Unlock()
-	next := old.with(prefixes)
-	next.Engine, next.Name, next.NoRoute = c.Engine, c.Name, o.NoMulticastRoute
+	next := old.with(addresses)
+	next.Engine, next.Name, next.NoMulticastRoute = c.Engine, c.Name, o.NoMulticastRoute
 	if len(next.Addresses) > maxAddresses {
 		return fmt.Errorf("it would have %d addresses, of at most %d: detach some", len(next.Addresses), maxAddresses)
 	}
@@ -185,7 +185,7 @@ func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (at
 	if err := k.probe(ctx, fresh, func(m frame.MAC) bool { return m == have.MAC }); err != nil {
 		return have, err
 	}
-	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoRoute, Log: k.Log})
+	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoMulticastRoute, Log: k.Log})
 }
 
 // open opens a container's network namespace.
@@ -207,7 +207,7 @@ func (k *Keeper) note(e *entry, want Attachment, iface *attach.Interface, proble
 // interface with the last one. It returns the addresses that it still has. A container
 // that has gone or does not run is forgotten all the same. Where it does not work
 // nothing is changed.
-func (k *Keeper) Detach(ctx context.Context, what string, prefixes []netip.Prefix) (left []netip.Prefix, err error) {
+func (k *Keeper) Detach(ctx context.Context, what string, addresses []netip.Prefix) (left []netip.Prefix, err error) {
 	c, findErr := k.Engines.Find(ctx, what)
 	key := attachmentOf(c).key()
 	if c.ID == "" && c.NetNS == "" {
@@ -224,7 +224,7 @@ func (k *Keeper) Detach(ctx context.Context, what string, prefixes []netip.Prefi
 	k.mu.Lock()
 	old := e.want
 	k.mu.Unlock()
-	next, err := without(old, prefixes)
+	next, err := without(old, addresses)
 	if err == nil && len(next.Addresses) > 0 && findErr != nil && !errors.Is(findErr, engine.ErrStopped) {
 		err = findErr // it may run, and would keep the addresses
 	}
@@ -300,16 +300,16 @@ func (k *Keeper) leave(c engine.Container, old, next Attachment, found bool) err
 }
 
 // without is an attachment without some addresses, or without any where none are named.
-func without(a Attachment, prefixes []netip.Prefix) (Attachment, error) {
+func without(a Attachment, addresses []netip.Prefix) (Attachment, error) {
 	left := slices.Clone(a.Addresses)
-	for _, p := range prefixes {
+	for _, p := range addresses {
 		i := slices.Index(left, p)
 		if i < 0 {
 			return a, fmt.Errorf("it does not have %s, but %s", p, texts(a.Addresses))
 		}
 		left = slices.Delete(left, i, i+1)
 	}
-	if len(prefixes) == 0 {
+	if len(addresses) == 0 {
 		left = nil
 	}
 	a.Addresses = left
@@ -321,9 +321,9 @@ func gone(old, next Attachment) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(old.Addresses), func(p netip.Prefix) bool { return slices.Contains(next.Addresses, p) })
 }
 
-func texts(prefixes []netip.Prefix) string {
+func texts(addresses []netip.Prefix) string {
 	s := ""
-	for i, p := range prefixes {
+	for i, p := range addresses {
 		if i > 0 {
 			s += ", "
 		}

@@ -11,9 +11,9 @@ import (
 	"meshd/internal/subnet"
 )
 
-// addresses are those of a bridge in the calling thread's namespace; none where there
-// is no such bridge.
-func addresses(bridge string) (out []netip.Prefix, err error) {
+// addressesOf are the addresses of a bridge in the calling thread's namespace; none where
+// there is no such bridge.
+func addressesOf(bridge string) (out []netip.Prefix, err error) {
 	link, err := netlink.LinkByName(bridge)
 	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return nil, nil
@@ -45,16 +45,16 @@ func hostMAC(bridge string) string {
 // checkHost says what of this host addresses with their subnets collide with: packets
 // for the one would go to the other. The rules are those of exposed addresses, as the
 // host may be exposed to these subnets later.
-func checkHost(bridge string, prefixes []netip.Prefix) error {
+func checkHost(bridge string, addresses []netip.Prefix) error {
 	link, err := netlink.LinkByName(bridge)
-	if err != nil || len(prefixes) == 0 {
+	if err != nil || len(addresses) == 0 {
 		return nil // without a bridge nothing can be attached, which says so itself
 	}
 	others, err := subnet.Look(nil, "this host", link.Attrs().Index)
 	if err != nil {
 		return err
 	}
-	for _, p := range prefixes {
+	for _, p := range addresses {
 		if err := others.Check(p); err != nil {
 			return err
 		}

@@ -15,13 +15,13 @@ import (
 // Expose gives this host addresses on the overlay, and one free address of each
 // subnet. Where neither is named it is one of each subnet that this host's containers
 // are in. It returns the addresses. Where that does not work nothing is changed.
-func (k *Keeper) Expose(ctx context.Context, prefixes, subnets []netip.Prefix, masquerade bool) ([]netip.Prefix, error) {
-	if err := subnet.CheckAll(prefixes); err != nil {
+func (k *Keeper) Expose(ctx context.Context, addresses, subnets []netip.Prefix, masquerade bool) ([]netip.Prefix, error) {
+	if err := subnet.CheckAll(addresses); err != nil {
 		return nil, err
 	}
 	k.exposing.Lock()
 	defer k.exposing.Unlock()
-	if len(prefixes)+len(subnets) == 0 {
+	if len(addresses)+len(subnets) == 0 {
 		if subnets = k.subnets(); len(subnets) == 0 {
 			return nil, errors.New("no container of this host is attached yet, so its subnet is not known: name an address, or the subnet as net:192.168.99.0/24")
 		}
@@ -31,16 +31,16 @@ func (k *Keeper) Expose(ctx context.Context, prefixes, subnets []netip.Prefix, m
 		if err != nil {
 			return nil, err
 		}
-		prefixes = append(prefixes, p)
+		addresses = append(addresses, p)
 	}
 	var more []Exposure
-	for _, p := range prefixes {
-		more = append(more, Exposure{Prefix: p, Masquerade: masquerade})
+	for _, p := range addresses {
+		more = append(more, Exposure{Address: p, Masquerade: masquerade})
 	}
 	if err := k.exposeLocked(ctx, more); err != nil {
 		return nil, err
 	}
-	return prefixes, nil
+	return addresses, nil
 }
 
 // subnets are those that this host's containers and the host itself are in.
@@ -58,7 +58,7 @@ func (k *Keeper) subnets() (out []netip.Prefix) {
 		}
 	}
 	for _, e := range k.exposed {
-		add(e.Prefix)
+		add(e.Address)
 	}
 	slices.SortFunc(out, netip.Prefix.Compare)
 	return out
@@ -68,9 +68,9 @@ func (k *Keeper) subnets() (out []netip.Prefix) {
 func (k *Keeper) exposedIn(ctx context.Context, subnet netip.Prefix) (netip.Prefix, error) {
 	k.mu.Lock()
 	for _, e := range k.exposed {
-		if e.Prefix.Masked() == subnet {
+		if e.Address.Masked() == subnet {
 			k.mu.Unlock()
-			return e.Prefix, nil
+			return e.Address, nil
 		}
 	}
 	k.mu.Unlock()
@@ -87,13 +87,13 @@ func (k *Keeper) exposeLocked(ctx context.Context, more []Exposure) error {
 	next := slices.Clone(old)
 	var fresh []netip.Addr
 	for _, e := range more {
-		i := slices.IndexFunc(next, func(o Exposure) bool { return o.Prefix.Addr() == e.Prefix.Addr() })
+		i := slices.IndexFunc(next, func(o Exposure) bool { return o.Address.Addr() == e.Address.Addr() })
 		switch {
 		case i < 0:
 			next = append(next, e)
-			fresh = append(fresh, e.Prefix.Addr())
-		case next[i].Prefix != e.Prefix:
-			return fmt.Errorf("%s is exposed as %s already: hide that first", e.Prefix.Addr(), next[i].Prefix)
+			fresh = append(fresh, e.Address.Addr())
+		case next[i].Address != e.Address:
+			return fmt.Errorf("%s is exposed as %s already: hide that first", e.Address.Addr(), next[i].Address)
 		default:
 			next[i].Masquerade = e.Masquerade
 			next[i].Auto = next[i].Auto && e.Auto
@@ -122,7 +122,7 @@ func (k *Keeper) exposeLocked(ctx context.Context, more []Exposure) error {
 
 // notOnBridge are the addresses that this host does not have yet.
 func (k *Keeper) notOnBridge(list []netip.Addr) ([]netip.Addr, error) {
-	have, err := addresses(k.Bridge)
+	have, err := addressesOf(k.Bridge)
 	return slices.DeleteFunc(slices.Clone(list), func(a netip.Addr) bool {
 		return slices.ContainsFunc(have, func(p netip.Prefix) bool { return p.Addr() == a })
 	}), err
@@ -170,7 +170,7 @@ func (k *Keeper) saveExposures(old, next []Exposure) error {
 func wanted(list []Exposure) []expose.Exposed {
 	out := make([]expose.Exposed, len(list))
 	for i, e := range list {
-		out[i] = expose.Exposed{Prefix: e.Prefix, Masquerade: e.Masquerade}
+		out[i] = expose.Exposed{Address: e.Address, Masquerade: e.Masquerade}
 	}
 	return out
 }
@@ -183,7 +183,7 @@ func (k *Keeper) exposuresNow() []Exposure {
 
 // Hide takes addresses of this host off the overlay, or all where none are named, and
 // returns them.
-func (k *Keeper) Hide(ctx context.Context, prefixes []netip.Prefix) ([]netip.Prefix, error) {
+func (k *Keeper) Hide(ctx context.Context, addresses []netip.Prefix) ([]netip.Prefix, error) {
 	k.publishing.Lock()
 	defer k.publishing.Unlock()
 	k.exposing.Lock()
@@ -191,11 +191,11 @@ func (k *Keeper) Hide(ctx context.Context, prefixes []netip.Prefix) ([]netip.Pre
 	old := k.exposuresNow()
 	var hidden []netip.Prefix
 	for _, e := range old {
-		if len(prefixes) == 0 && !e.Auto || slices.Contains(prefixes, e.Prefix) {
-			hidden = append(hidden, e.Prefix)
+		if len(addresses) == 0 && !e.Auto || slices.Contains(addresses, e.Address) {
+			hidden = append(hidden, e.Address)
 		}
 	}
-	for _, p := range prefixes {
+	for _, p := range addresses {
 		if !slices.Contains(hidden, p) {
 			return nil, fmt.Errorf("%s is not exposed: `meshd ps` shows what is", p)
 		}
@@ -211,7 +211,7 @@ func (k *Keeper) Hide(ctx context.Context, prefixes []netip.Prefix) ([]netip.Pre
 
 // hideLocked hides addresses. Needs exposing.
 func (k *Keeper) hideLocked(ctx context.Context, old []Exposure, hidden []netip.Prefix) error {
-	next := slices.DeleteFunc(slices.Clone(old), func(e Exposure) bool { return slices.Contains(hidden, e.Prefix) })
+	next := slices.DeleteFunc(slices.Clone(old), func(e Exposure) bool { return slices.Contains(hidden, e.Address) })
 	if err := k.changeExposures(ctx, old, next); err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (k *Keeper) free(ctx context.Context, list []Exposure) ([]Exposure, error) 
 	}
 	holders, err := k.holders(ctx, missing, nil)
 	if err != nil { // not all could be asked for
-		return slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(missing, e.Prefix.Addr()) }), err
+		return slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(missing, e.Address.Addr()) }), err
 	}
 	var taken []netip.Addr
 	var faults []error
@@ -269,13 +269,13 @@ func (k *Keeper) free(ctx context.Context, list []Exposure) ([]Exposure, error) 
 		taken = append(taken, h.Addr)
 		faults = append(faults, k.explain(h))
 	}
-	return slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(taken, e.Prefix.Addr()) }), errors.Join(faults...)
+	return slices.DeleteFunc(list, func(e Exposure) bool { return slices.Contains(taken, e.Address.Addr()) }), errors.Join(faults...)
 }
 
 func exposedAddrs(list []Exposure) []netip.Addr {
 	out := make([]netip.Addr, len(list))
 	for i, e := range list {
-		out[i] = e.Prefix.Addr()
+		out[i] = e.Address.Addr()
 	}
 	return out
 }

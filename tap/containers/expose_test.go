@@ -26,7 +26,7 @@ func (h *node) wantHost(addrs string) {
 // have are the addresses of the bridge.
 func (h *node) have() []netip.Prefix {
 	h.Helper()
-	list, err := addresses(bridge)
+	list, err := addressesOf(bridge)
 	must(h.T, err)
 	return list
 }

@@ -129,7 +129,7 @@ func (k *Keeper) load() error {
 		return err
 	}
 	for _, e := range k.exposed {
-		k.claim([]netip.Addr{e.Prefix.Addr()}, host)
+		k.claim([]netip.Addr{e.Address.Addr()}, host)
 	}
 	published, err := k.published.load()
 	if err != nil {

@@ -81,7 +81,7 @@ func (k *Keeper) overlayAddress(ctx context.Context, want Publication) error {
 	if err != nil {
 		return err
 	}
-	return k.exposeLocked(ctx, []Exposure{{Prefix: p, Auto: true}})
+	return k.exposeLocked(ctx, []Exposure{{Address: p, Auto: true}})
 }
 
 // guess is a subnet that an address may be of, for an example.
@@ -92,7 +92,7 @@ func guess(a netip.Addr) netip.Prefix {
 
 // viewOf shows one published port.
 func (k *Keeper) viewOf(p *port) PublishedView {
-	have, _ := addresses(k.Bridge)
+	have, _ := addressesOf(k.Bridge)
 	return k.portView(p, have)
 }
 
@@ -122,7 +122,7 @@ func (k *Keeper) targetOf(want Publication) (to netip.Addr, subnet netip.Prefix,
 // from is this host's address on the overlay that is in one subnet with another one; not
 // valid: there is none, or it is not known.
 func (k *Keeper) from(to netip.Addr) netip.Prefix {
-	have, _ := addresses(k.Bridge)
+	have, _ := addressesOf(k.Bridge)
 	return from(have, to)
 }
 
@@ -225,8 +225,8 @@ func (k *Keeper) close(ctx context.Context, p *port) error {
 	old := k.exposuresNow()
 	var unused []netip.Prefix
 	for _, e := range old {
-		if e.Auto && k.publishedFrom([]netip.Prefix{e.Prefix}) == "" {
-			unused = append(unused, e.Prefix)
+		if e.Auto && k.publishedFrom([]netip.Prefix{e.Address}) == "" {
+			unused = append(unused, e.Address)
 		}
 	}
 	if len(unused) == 0 {
@@ -250,7 +250,7 @@ func (k *Keeper) publishedFrom(without []netip.Prefix) string {
 		contains := func(e netip.Prefix) bool { return e.Contains(to) && e.Addr() != to }
 		needs := slices.ContainsFunc(without, contains)
 		other := slices.ContainsFunc(exposed, func(e Exposure) bool {
-			return contains(e.Prefix) && !slices.Contains(without, e.Prefix)
+			return contains(e.Address) && !slices.Contains(without, e.Address)
 		})
 		if needs && !other {
 			return p.want.Spec.HostPort.String()

@@ -15,13 +15,13 @@ import (
 
 // Attachment is a container on the overlay, as it was asked for.
 type Attachment struct {
-	Engine    string         `json:"engine"`          // what it is called; empty: a plain namespace
-	At        string         `json:"at,omitempty"`    // where the engine is, see engine.Container
-	ID        string         `json:"id,omitempty"`    // of the engine
-	Name      string         `json:"name,omitempty"`  // for people
-	NetNS     string         `json:"netns,omitempty"` // path of a plain namespace
-	Addresses []netip.Prefix `json:"addresses"`       // of the interface, each with its subnet's length
-	NoRoute   bool           `json:"no_multicast_route,omitempty"`
+	Engine           string         `json:"engine"`          // what it is called; empty: a plain namespace
+	At               string         `json:"at,omitempty"`    // where the engine is, see engine.Container
+	ID               string         `json:"id,omitempty"`    // of the engine
+	Name             string         `json:"name,omitempty"`  // for people
+	NetNS            string         `json:"netns,omitempty"` // path of a plain namespace
+	Addresses        []netip.Prefix `json:"addresses"`       // of the interface, each with its subnet's length
+	NoMulticastRoute bool           `json:"no_multicast_route,omitempty"`
 }
 
 // key tells attachments apart, and lasts as long as the container.
@@ -86,13 +86,13 @@ func (a Attachment) with(more []netip.Prefix) Attachment {
 
 // Exposure is an address of this host on the overlay.
 type Exposure struct {
-	Prefix     netip.Prefix `json:"prefix"` // with its subnet's length
+	Address    netip.Prefix `json:"prefix"` // with its subnet's length
 	Masquerade bool         `json:"masquerade"`
 	Auto       bool         `json:"auto,omitempty"` // taken for a published port, and given back with the last one
 }
 
-func (e Exposure) key() string  { return e.Prefix.Addr().String() }
-func (e Exposure) check() error { return subnet.Check(e.Prefix) }
+func (e Exposure) key() string  { return e.Address.Addr().String() }
+func (e Exposure) check() error { return subnet.Check(e.Address) }
 
 // Publication is a port of this host that leads to a service on the overlay.
 type Publication struct {
@@ -110,9 +110,9 @@ func (p Publication) check() error {
 }
 
 // addrs are the addresses alone.
-func addrs(prefixes []netip.Prefix) []netip.Addr {
-	out := make([]netip.Addr, len(prefixes))
-	for i, p := range prefixes {
+func addrs(addresses []netip.Prefix) []netip.Addr {
+	out := make([]netip.Addr, len(addresses))
+	for i, p := range addresses {
 		out[i] = p.Addr()
 	}
 	return out

@@ -18,7 +18,7 @@ func kept(t *testing.T) (s store[Attachment], log *bytes.Buffer) {
 	s = store[Attachment]{dir, "container", Attachment.key, Attachment.check, slog.New(slog.NewTextHandler(log, nil))}
 	for _, a := range []Attachment{
 		{Engine: "docker", ID: "a", Name: "../../etc/passwd", Addresses: prefixes("10.32.0.1/24 fd00::1/64")},
-		{NetNS: "/run/netns/\x00\"' -rf", Addresses: prefixes("10.32.0.2/24"), NoRoute: true},
+		{NetNS: "/run/netns/\x00\"' -rf", Addresses: prefixes("10.32.0.2/24"), NoMulticastRoute: true},
 	} {
 		if err := s.save(a); err != nil {
 			t.Fatal(err)

@@ -69,14 +69,14 @@ func (k *Keeper) View() View {
 		}
 	}
 	for _, e := range k.exposed {
-		v.Exposed = append(v.Exposed, ExposureView{Address: e.Prefix, Masquerade: e.Masquerade, Auto: e.Auto})
+		v.Exposed = append(v.Exposed, ExposureView{Address: e.Address, Masquerade: e.Masquerade, Auto: e.Auto})
 	}
 	if k.trouble != "" {
 		v.Problems = append(v.Problems, k.trouble)
 	}
 	ports := slices.Collect(maps.Values(k.ports))
 	k.mu.Unlock()
-	have, _ := addresses(k.Bridge) // none where they cannot be listed
+	have, _ := addressesOf(k.Bridge) // none where they cannot be listed
 	for _, p := range ports {
 		v.Published = append(v.Published, k.portView(p, have))
 	}

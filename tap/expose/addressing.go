@@ -35,7 +35,7 @@ func (e *Exposer) lookAtAddressesLocked(bridge netlink.Link, rules *ruleset, s s
 		return nil, err
 	}
 	for _, x := range s.exposed {
-		d.want = append(d.want, x.Prefix)
+		d.want = append(d.want, x.Address)
 	}
 	for i, x := range d.have {
 		ours := x.tagged || slices.Contains(recorded, x.prefix.String()) || slices.Contains(e.added, x.prefix)

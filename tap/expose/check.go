@@ -26,16 +26,16 @@ type host struct {
 func (h host) check(exposed []Exposed) error {
 	var errs []error
 	for i, x := range exposed {
-		err := subnet.Check(x.Prefix)
+		err := subnet.Check(x.Address)
 		if err == nil {
-			err = h.checkBridge(x.Prefix)
+			err = h.checkBridge(x.Address)
 		}
 		if err == nil {
-			err = h.others.Check(x.Prefix)
+			err = h.others.Check(x.Address)
 		}
 		for _, other := range exposed[:i] {
-			if err == nil && other.Prefix.IsValid() {
-				err = subnet.CheckPair(other.Prefix, x.Prefix)
+			if err == nil && other.Address.IsValid() {
+				err = subnet.CheckPair(other.Address, x.Address)
 			}
 		}
 		errs = append(errs, err)
@@ -75,6 +75,6 @@ func lookAtHost(bridge netlink.Link) (h host, err error) {
 // normal sorts and completes a list of exposed, so that equal ones are equal.
 func normal(exposed []Exposed) []Exposed {
 	list := slices.Clone(exposed)
-	slices.SortStableFunc(list, func(a, b Exposed) int { return a.Prefix.Addr().Compare(b.Prefix.Addr()) })
+	slices.SortStableFunc(list, func(a, b Exposed) int { return a.Address.Addr().Compare(b.Address.Addr()) })
 	return slices.Compact(list)
 }

@@ -40,8 +40,8 @@ type Config struct {
 
 // Exposed is an address of the host on the overlay.
 type Exposed struct {
-	Prefix     netip.Prefix `json:"prefix"` // with the prefix length of its subnet
-	Masquerade bool         `json:"masquerade"`
+	Address    netip.Prefix // with the prefix length of its subnet
+	Masquerade bool
 }
 
 // state is what an Exposer keeps up.

@@ -132,7 +132,7 @@ func TestNoMasquerade(t *testing.T) {
 	w := build(t, "1")
 	w.drop()
 	e := w.exposer(meshPorts)
-	w.set(e, Exposed{ex99.Prefix, false})
+	w.set(e, Exposed{ex99.Address, false})
 	w.silent(w.c1, "10.0.0.2")
 	w.must(w.behind.AddRoute(prefix("192.168.99.0/24"), addr("10.0.0.1"), "eth0"))
 	w.pings(w.c1, "10.0.0.2")

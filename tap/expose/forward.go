@@ -20,7 +20,7 @@ type pass struct {
 // meet FORWARD where br_netfilter is loaded, exposed subnets always.
 func (p plan) passes(ip6 bool) []pass {
 	list := []pass{{from: p.bridge, to: p.bridge}}
-	for _, s := range p.subnets(func(x Exposed) bool { return x.Prefix.Addr().Is6() == ip6 }) {
+	for _, s := range p.subnets(func(x Exposed) bool { return x.Address.Addr().Is6() == ip6 }) {
 		list = append(list, pass{from: p.bridge, source: s}, pass{to: p.bridge, destined: s})
 	}
 	return list

@@ -83,11 +83,11 @@ func (p plan) input() chain {
 		c.rules = append(c.rules, newRule("guard", port(unix.IPPROTO_UDP, n), drop))
 	}
 	for _, x := range p.exposed {
-		comment := exposedComment + x.Prefix.String()
-		if slices.Contains(p.theirs, x.Prefix) {
-			comment = "not by meshd: " + x.Prefix.String()
+		comment := exposedComment + x.Address.String()
+		if slices.Contains(p.theirs, x.Address) {
+			comment = "not by meshd: " + x.Address.String()
 		}
-		one := netip.PrefixFrom(x.Prefix.Addr(), x.Prefix.Addr().BitLen())
+		one := netip.PrefixFrom(x.Address.Addr(), x.Address.Addr().BitLen())
 		c.rules = append(c.rules, newRule(comment, family(one), destination(expr.CmpOpEq, one), count))
 	}
 	return c
@@ -145,7 +145,7 @@ func (p plan) ingress() chain {
 // subnets lists the subnets of those exposed that are meant, each once.
 func (p plan) subnets(meant func(Exposed) bool) (list []netip.Prefix) {
 	for _, x := range p.exposed {
-		if s := x.Prefix.Masked(); meant(x) && !slices.Contains(list, s) {
+		if s := x.Address.Masked(); meant(x) && !slices.Contains(list, s) {
 			list = append(list, s)
 		}
 	}

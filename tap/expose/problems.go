@@ -75,7 +75,7 @@ func (p plan) forwarding() (list []string) {
 		{false, "/proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward"},
 		{true, "/proc/sys/net/ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"},
 	} {
-		subnets := p.subnets(func(x Exposed) bool { return x.Prefix.Addr().Is6() == f.ip6 })
+		subnets := p.subnets(func(x Exposed) bool { return x.Address.Addr().Is6() == f.ip6 })
 		if len(subnets) > 0 && setting(f.file) == "0" {
 			list = append(list, fmt.Sprintf("the host does not forward (%s is 0): containers of %s reach the host, and nothing behind it: sysctl -w %[1]s=1", f.sysctl, subnets[0]))
 		}
