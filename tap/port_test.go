@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -206,6 +207,36 @@ func TestForeignBridgeIsLeftAsItIs(t *testing.T) {
 		t.Errorf("RemoveBridge(foreign) = %v, want %v", err, ErrForeign)
 	}
 	check("not removed")
+}
+
+// What the bridge has learnt at other ports may be behind ours from now on: frames to it
+// are not to go there any more.
+func TestForgetsWhereMACsWere(t *testing.T) {
+	namespace(t)
+	addBridge(t, "weave")
+	must(t, netlink.LinkSetUp(link(t, "weave")))
+	w := wire(t, "weave", 1500)
+	there := frame.MAC{2, 0, 0, 0, 0, 9}
+	learnt := func() bool {
+		entries, err := netlink.NeighList(w.index, unix.AF_BRIDGE)
+		must(t, err)
+		return slices.ContainsFunc(entries, func(n netlink.Neigh) bool { return bytes.Equal(n.HardwareAddr, there[:]) })
+	}
+	eventually(t, "the bridge learns a MAC", func() bool {
+		return inject(w, ethernet(broadcast, there, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)) == nil && learnt()
+	})
+	p := open(t, Config{})
+	if learnt() {
+		t.Error("the bridge knows the MAC at another port still")
+	}
+	// Neither is it forgotten again and again.
+	eventually(t, "the bridge learns a MAC", func() bool {
+		return inject(w, ethernet(broadcast, there, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)) == nil && learnt()
+	})
+	p.repair()
+	if !learnt() {
+		t.Error("the bridge forgot a MAC though the port was joined")
+	}
 }
 
 func TestMTU(t *testing.T) {

@@ -144,6 +144,9 @@ func (p *Port) joinLocked() (done []string, err error) {
 	if err := p.nl.LinkSetMaster(port, bridge); err != nil {
 		return done, fmt.Errorf("attach %s to bridge %s: %w", p.device, p.bridge, err)
 	}
+	if err := forgetLearnt(bridge); err != nil {
+		p.log.Warn("bridge may look for peers' MACs at other ports for some minutes", "bridge", p.bridge, "err", err)
+	}
 	return append(done, "port was not on the bridge"), nil
 }
 
