@@ -28,14 +28,16 @@ type attachment struct {
 	*pair
 	o       Options
 	bridge  netlink.Link
-	fresh   bool // the pair is a new one, to be set up
+	weaves  bool // the pair is Weave's, to be taken over
+	fresh   bool // the pair is a new one for us, to be set up
 	changed bool // something was
 	undo    []func() error
 }
 
 // Attach puts a container on the bridge with the addresses that are asked for,
 // besides those that it has there. It may be called again: what is as it should be
-// stays as it is, what is not is put right. If it does not work out, whatever the
+// stays as it is, what is not is put right. An interface that Weave Net has made on this
+// bridge is taken over with what it has. If it does not work out, whatever the
 // call made is removed, and the addresses that were there before stay.
 func Attach(ns *Namespace, o Options) (Interface, error) {
 	o, err := o.checked()
@@ -68,7 +70,7 @@ func (a *attachment) plan() ([]netip.Prefix, error) {
 	if err := a.findBridge(); err != nil {
 		return nil, err
 	}
-	if err := a.find(); err != nil {
+	if err := a.findPair(); err != nil {
 		return nil, err
 	}
 	var have []netip.Prefix
@@ -85,6 +87,23 @@ func (a *attachment) plan() ([]netip.Prefix, error) {
 		}
 	}
 	return fresh, a.checkOverlaps(fresh, have)
+}
+
+// findPair looks for our pair, or else for one that Weave has made.
+func (a *attachment) findPair() error {
+	err := a.find()
+	if !errors.Is(err, ErrForeign) {
+		return err
+	}
+	ok, weaveErr := a.findWeave(a.bridge)
+	if weaveErr != nil {
+		return weaveErr
+	}
+	if !ok {
+		return err
+	}
+	a.weaves = true
+	return nil
 }
 
 // findBridge makes sure that the bridge can carry what is asked for.
@@ -148,6 +167,9 @@ func (a *attachment) ensurePair() error {
 		if err := removeLink(a.host, a.stale); err != nil {
 			return err
 		}
+	}
+	if a.weaves {
+		return a.takeOver()
 	}
 	if a.inner != nil {
 		a.fresh = a.outer.Attrs().Alias == "" // left half made

@@ -12,6 +12,9 @@
 // every path of the overlay carries, and checksum and segmentation offloads stay on,
 // which is how a stream crosses the port in super-frames.
 //
+// What Weave Net has attached to the same bridge becomes ours as it is, when it is asked
+// for: the host side is renamed and tagged, the container notices nothing.
+//
 // An attachment has a key, that of the container; the alias of the host side carries
 // it, so that a later daemon knows what is whose (Leftovers). The kernel removes the
 // pair with the container's namespace. Nothing here looks whether an address is free

@@ -174,7 +174,9 @@ func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (at
 	if err == nil && !ok {
 		// One of an earlier run of the container answers for its addresses as long as
 		// something holds that namespace.
-		err = attach.Remove(a.key())
+		if err = attach.Remove(a.key()); err == nil {
+			have, _, err = attach.OfWeave(ns, k.Bridge)
+		}
 	}
 	if err != nil {
 		return have, err

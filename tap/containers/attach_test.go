@@ -69,6 +69,27 @@ func TestAttachAndDetach(t *testing.T) {
 	})
 }
 
+// What Weave Net has attached is taken over: the container's own address is nobody
+// else's, and its MAC stays. After a restart it is as with any other.
+func TestAttachTakesOverWeaves(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		web := h.run("web")
+		mac := h.plug(web, "vethwepl4711", "ethwe", "10.32.0.1/24")
+		wantError(h.T, h.attach("web", "10.32.0.1/24 10.32.0.99/24"), "10.32.0.99 is in use")
+		if _, err := netlink.LinkByName("vethwepl4711"); err != nil {
+			h.Errorf("Weave's interface after an attach that failed: %v", err)
+		}
+		h.wantInside(web, "10.32.0.1/24")
+		h.mustAttach(web, "10.32.0.1/24")
+		if v := h.viewOf(web); v.MAC != mac.String() || !v.Attached {
+			h.Errorf("view: %+v, want the MAC %s", v, mac)
+		}
+		web.Restart()
+		h.until("it is attached again", func() bool { return h.viewOf(web).Attached && h.viewOf(web).MAC != mac.String() })
+		h.wantInside(web, "10.32.0.1/24")
+	})
+}
+
 func TestAttachRefuses(t *testing.T) {
 	inNetwork(t, func(h *node) {
 		h.run("web")

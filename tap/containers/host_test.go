@@ -108,31 +108,34 @@ func newHost(t *testing.T) *node {
 	must(t, netlink.LinkSetMTU(br, 1410))
 	must(t, netlink.LinkSetUp(br))
 	h.stranger = h.engine.Run("stranger", enginetest.Options{})
-	h.plug(br, h.stranger, "10.32.0.99/24")
+	h.strange = h.plug(h.stranger, "far", "out", "10.32.0.99/24")
 	h.start()
 	return h
 }
 
-// plug puts the stranger on the bridge.
-func (h *node) plug(br netlink.Link, c *enginetest.Container, addr string) {
+// plug puts a container on the bridge by a device that is not meshd's, and returns its MAC.
+func (h *node) plug(c *enginetest.Container, hostSide, device, addr string) (mac frame.MAC) {
 	h.Helper()
-	must(h.T, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "far"}, PeerName: "out"}))
-	far, err := netlink.LinkByName("far")
+	must(h.T, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: hostSide}, PeerName: device}))
+	br, err := netlink.LinkByName(bridge)
 	must(h.T, err)
-	out, err := netlink.LinkByName("out")
+	far, err := netlink.LinkByName(hostSide)
+	must(h.T, err)
+	out, err := netlink.LinkByName(device)
 	must(h.T, err)
 	must(h.T, netlink.LinkSetMaster(far, br))
 	must(h.T, netlink.LinkSetUp(far))
 	must(h.T, netlink.LinkSetNsPid(out, c.PID()))
 	h.within(c, func(nl *netlink.Handle) {
-		out, err := nl.LinkByName("out")
+		out, err := nl.LinkByName(device)
 		must(h.T, err)
 		a, err := netlink.ParseAddr(addr)
 		must(h.T, err)
 		must(h.T, nl.AddrAdd(out, a))
 		must(h.T, nl.LinkSetUp(out))
-		h.strange = frame.MAC(out.Attrs().HardwareAddr)
+		mac = frame.MAC(out.Attrs().HardwareAddr)
 	})
+	return mac
 }
 
 // link gives the host a further device with an address.

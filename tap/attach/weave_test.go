@@ -1,0 +1,121 @@
+package attach
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"meshd/internal/frame"
+	"meshd/internal/lab"
+)
+
+// weaves gives a container what `weave attach` does: another name, no alias, the
+// checksum offload off.
+func (h host) weaves(c *lab.Namespace, hostSide, addr string) frame.MAC {
+	h.t.Helper()
+	must(h.t, lab.Connect(h.Namespace, hostSide, c, DefaultDevice))
+	must(h.t, h.Join(hostSide, bridge))
+	must(h.t, c.SetFeatures(DefaultDevice, false, "tx-checksum-ip-generic"))
+	must(h.t, c.AddAddress(DefaultDevice, netip.MustParsePrefix(addr)))
+	link, err := c.Look(DefaultDevice)
+	must(h.t, err)
+	return frame.MAC(link.MAC)
+}
+
+// TestTakesOverWeaves: MAC and addresses stay, the rest is as if we had made it.
+func TestTakesOverWeaves(t *testing.T) {
+	h := build(t)
+	was := h.weaves(h.c1, "vethwepl4711", "10.32.0.1/24")
+	h.attached(h.c2, "10.32.0.2/24")
+	if i, ok := h.inspect(h.c1); ok {
+		t.Errorf("Inspect() = %+v before it is attached", i)
+	}
+	ns := h.open(h.c1)
+	must(t, h.Do(func() error {
+		i, ok, err := OfWeave(ns, bridge)
+		if !ok || i.MAC != was || !slices.Equal(i.Addresses, prefixes("10.32.0.1/24")) {
+			t.Errorf("OfWeave() = %+v, %v", i, ok)
+		}
+		return err
+	}))
+
+	got := h.attached(h.c1, "10.32.0.1/24", "10.32.0.3/24")
+	if got.MAC != was || got.MTU != bridgeMTU || !sameAddresses(got.Addresses, prefixes("10.32.0.1/24", "10.32.0.3/24")) {
+		t.Errorf("Attach() = %+v, want the MAC %s", got, was)
+	}
+	if names, err := h.Links(); err != nil || slices.Contains(names, "vethwepl4711") {
+		t.Errorf("devices = %v, %v", names, err)
+	}
+	if left := h.leftovers(); !slices.Contains(left, Leftover{Key: h.c1.Name, Device: got.HostDevice, Joined: true}) {
+		t.Errorf("Leftovers() = %+v", left)
+	}
+	features, err := h.c1.Features(DefaultDevice)
+	must(t, err)
+	if !features["tx-checksum-ip-generic"] || !features["tx-tcp-segmentation"] {
+		t.Errorf("offloads are off still: %v", features)
+	}
+	if value := setting(t, h.c1, "ipv4/neigh/ethwe/base_reachable_time_ms"); value != "5000" {
+		t.Errorf("base_reachable_time_ms = %s", value)
+	}
+	ping(t, h.c1, "10.32.0.2")
+	if again := h.attached(h.c1, "10.32.0.1/24"); !same(again, got) {
+		t.Errorf("attached again it is %+v, was %+v", again, got)
+	}
+	left, err := h.detach(h.c1)
+	if len(left) > 0 || err != nil {
+		t.Errorf("Detach() = %v, %v", left, err)
+	}
+	wantLinks(t, h.c1, "lo")
+}
+
+// TestWeavesStaysOnFailure: what does not work out leaves Weave's interface as it was.
+func TestWeavesStaysOnFailure(t *testing.T) {
+	h := build(t)
+	h.weaves(h.c1, "vethwepl4711", "10.32.0.1/24")
+	ns := h.open(h.c1)
+	unmount(t, h.c1) // as if it ended meanwhile
+	err := h.Do(func() error {
+		_, err := Attach(ns, options(h.c1, "10.32.0.1/24", "10.32.0.3/24"))
+		return err
+	})
+	if !errors.Is(err, ErrEnded) {
+		t.Errorf("Attach() = %v, want %v", err, ErrEnded)
+	}
+	wantLinks(t, h.Namespace, "lo", "vethwepl4711", bridge)
+	if alias := aliasOf(t, h.Namespace, "vethwepl4711"); alias != "" {
+		t.Errorf("its alias is %q", alias)
+	}
+	must(t, h.Do(func() error {
+		i, ok, err := OfWeave(ns, bridge)
+		if !ok || !slices.Equal(i.Addresses, prefixes("10.32.0.1/24")) {
+			t.Errorf("OfWeave() = %+v, %v", i, ok)
+		}
+		return err
+	}))
+}
+
+// TestNotWeaves: what only looks like Weave's is left alone.
+func TestNotWeaves(t *testing.T) {
+	for _, tt := range []struct {
+		name, hostSide string
+		change         func(h host) error
+	}{
+		{"another name", "vethwexy4711", func(host) error { return nil }},
+		{"another's alias", "vethwepl4711", func(h host) error {
+			return h.Do(func() error { return setAlias("vethwepl4711", "theirs") })
+		}},
+		{"another bridge", "vethwepl4711", func(h host) error {
+			return errors.Join(h.AddBridge("other"), h.Join("vethwepl4711", "other"))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := build(t)
+			h.weaves(h.c1, tt.hostSide, "10.32.0.1/24")
+			must(t, tt.change(h))
+			if _, err := h.attach(h.c1, options(h.c1, "10.32.0.1/24")); !errors.Is(err, ErrForeign) {
+				t.Errorf("Attach() = %v, want %v", err, ErrForeign)
+			}
+		})
+	}
+}
