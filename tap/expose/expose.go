@@ -64,6 +64,7 @@ type Exposer struct {
 	between  bool // as Config.RouteBetween
 	want     state
 	added    []netip.Prefix           // by this Exposer, and not removed by it
+	troubles map[string]trouble       // of the last look
 	problems atomic.Pointer[[]string] // as the last look found them; nil: none. Replaced with mu held, read without
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -19,8 +20,18 @@ func (e *Exposer) Problems() []string {
 	return nil
 }
 
+// problemPause is how long a problem has to last before it is logged: a firewall
+// that is loaded anew (firewalld) drops everything for a moment.
+const problemPause = 2 * time.Second
+
+// trouble is a problem that the last look found.
+type trouble struct {
+	first  time.Time // when it was found first
+	logged bool
+}
+
 // findProblemsLocked looks for what we cannot or will not put right. failure is
-// the error of the repair before, if any. New problems are logged once.
+// the error of the repair before, if any. A problem that lasts is logged once.
 func (e *Exposer) findProblemsLocked(failure error) {
 	var list []string
 	if failure != nil {
@@ -29,13 +40,24 @@ func (e *Exposer) findProblemsLocked(failure error) {
 	if e.want.up {
 		list = append(list, e.lookForProblemsLocked()...)
 	}
-	known := e.Problems()
-	for _, p := range list {
-		if !slices.Contains(known, p) {
-			e.log.Warn("host is not exposed as asked", "bridge", e.cfg.Bridge, "problem", p)
-		}
-	}
+	e.logProblemsLocked(list, time.Now())
 	e.problems.Store(&list)
+}
+
+func (e *Exposer) logProblemsLocked(list []string, now time.Time) {
+	last := map[string]trouble{}
+	for _, p := range list {
+		t, known := e.troubles[p]
+		if !known {
+			t.first = now
+		}
+		if !t.logged && now.Sub(t.first) >= problemPause {
+			e.log.Warn("host is not exposed as asked", "bridge", e.cfg.Bridge, "problem", p)
+			t.logged = true
+		}
+		last[p] = t
+	}
+	e.troubles = last
 }
 
 func (e *Exposer) lookForProblemsLocked() (list []string) {

@@ -1,8 +1,10 @@
 package expose
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestProblems(t *testing.T) {
@@ -44,4 +46,31 @@ func TestRemedyWorks(t *testing.T) {
 	w.sh(remedy)
 	w.pings(w.c1, "10.0.0.2")
 	w.pings(w.c1, "192.168.99.12")
+}
+
+// What is over at the next look is not logged, what lasts is, once.
+func TestProblemsAreLoggedOnce(t *testing.T) {
+	var said strings.Builder
+	e := &Exposer{cfg: Config{Bridge: "weave"}, log: slog.New(slog.NewTextHandler(&said, nil))}
+	now := time.Unix(0, 0)
+	for _, look := range []struct {
+		after    time.Duration
+		problems []string
+	}{
+		{0, []string{"lasts", "passes"}},
+		{problemPause - 1, []string{"lasts", "passes"}},
+		{1, []string{"lasts"}},
+		{time.Hour, []string{"lasts", "passes"}},
+		{problemPause - 1, []string{"lasts"}},
+		{problemPause, nil},
+	} {
+		now = now.Add(look.after)
+		e.logProblemsLocked(look.problems, now)
+	}
+	if got := strings.Count(said.String(), "problem=lasts"); got != 1 {
+		t.Errorf("a problem that lasts is logged %d times, want once:\n%s", got, &said)
+	}
+	if strings.Contains(said.String(), "passes") {
+		t.Errorf("a problem that passes is logged:\n%s", &said)
+	}
 }
