@@ -36,6 +36,7 @@ type world struct {
 	weave02 *host
 	weave03 *host
 
+	atEnd    []func() error // what removes containers that are not Docker's
 	downOnce sync.Once
 	downErr  error
 }
@@ -52,6 +53,23 @@ type host struct {
 
 // newWorld makes the hosts and starts their engines.
 func newWorld(t *testing.T) *world {
+	w := emptyWorld(t)
+	w.lan1 = w.lan("lan1")
+	lan2 := w.lan("lan2")
+	r, err := w.lab.Router("router")
+	w.must(err)
+	w.must(w.lan1.Plug(r, "eth0", netip.MustParsePrefix("10.142.130.1/26")))
+	w.must(lan2.Plug(r, "eth1", netip.MustParsePrefix("10.107.153.129/26")))
+	w.weave01 = w.host("weave01", w.lan1, "10.142.130.16/26", "10.142.130.1")
+	w.weave02 = w.host("weave02", w.lan1, "10.142.130.17/26", "10.142.130.1")
+	w.weave03 = w.host("weave03", lan2, "10.107.153.153/26", "10.107.153.129")
+	w.needEngine(w.startEngines())
+	w.makeImages()
+	return w
+}
+
+// emptyWorld is one without hosts. It ends with the test.
+func emptyWorld(t *testing.T) *world {
 	l, err := lab.New(fmt.Sprintf("%s%d", labPrefix, os.Getpid()))
 	if err != nil {
 		t.Fatal(err)
@@ -61,24 +79,19 @@ func newWorld(t *testing.T) *world {
 	suite.world = w
 	suite.mu.Unlock()
 	t.Cleanup(w.close)
-
-	w.lan1 = w.lan("lan1")
-	lan2 := w.lan("lan2")
-	r, err := l.Router("router")
-	w.must(err)
-	w.must(w.lan1.Plug(r, "eth0", netip.MustParsePrefix("10.142.130.1/26")))
-	w.must(lan2.Plug(r, "eth1", netip.MustParsePrefix("10.107.153.129/26")))
-	w.weave01 = w.host("weave01", w.lan1, "10.142.130.16/26", "10.142.130.1")
-	w.weave02 = w.host("weave02", w.lan1, "10.142.130.17/26", "10.142.130.1")
-	w.weave03 = w.host("weave03", lan2, "10.107.153.153/26", "10.107.153.129")
-	if err := w.startEngines(); err != nil {
-		if needed() {
-			t.Fatal(err)
-		}
-		t.Skipf("no Docker engine can run here: %v", err)
-	}
-	w.makeImages()
 	return w
+}
+
+// needEngine ends the test where an engine cannot run: a failure where it has to.
+func (w *world) needEngine(err error) {
+	w.Helper()
+	switch {
+	case err == nil:
+	case needed():
+		w.Fatal(err)
+	default:
+		w.Skipf("no such engine can run here: %v", err)
+	}
 }
 
 func (w *world) lan(name string) *lab.Switch {
@@ -124,35 +137,41 @@ func (w *world) each(hosts []*host, f func(h *host) error) error {
 }
 
 // startEngine starts dockerd and waits until it answers.
-func (h *host) startEngine() error {
+func (h *host) startEngine() (err error) {
+	h.docker, err = h.daemon("docker", []string{"docker", "info"},
+		"dockerd", "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", h.controlGroup())
+	return err
+}
+
+// controlGroup is where engines put containers.
+func (h *host) controlGroup() string { return "/" + cgroupPrefix + h.w.lab.Prefix() + "-" + h.name }
+
+// daemon starts a daemon and waits until ready is content.
+func (h *host) daemon(name string, ready []string, argv ...string) (*lab.Process, error) {
 	p, err := h.Machine.Start(lab.Command{
 		Path: "/usr/bin/env",
-		Args: append(h.environment(), "dockerd", "--exec-opt", "native.cgroupdriver=cgroupfs",
-			"--cgroup-parent", "/"+cgroupPrefix+h.w.lab.Prefix()+"-"+h.name),
-		Log: h.logFile(),
+		Args: append(h.environment(), argv...),
+		Log:  filepath.Join(suite.dir, h.name+"."+name+".log"),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h.docker = p
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	err = lab.Poll(ctx, pollTime, func() error {
 		select {
 		case <-p.Done():
-			return lab.Final(fmt.Errorf("dockerd has ended: %w", p.Err()))
+			return lab.Final(fmt.Errorf("it has ended: %w", p.Err()))
 		default:
 		}
-		_, err := h.run(ctx, "docker", "info")
+		_, err := h.run(ctx, ready...)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("start dockerd on %s: %w; it says\n%s", h.name, err, strings.Join(p.Tail(10), "\n"))
+		return p, fmt.Errorf("start %s on %s: %w; it says\n%s", argv[0], h.name, err, strings.Join(p.Tail(10), "\n"))
 	}
-	return nil
+	return p, nil
 }
-
-func (h *host) logFile() string { return filepath.Join(suite.dir, h.name+".docker.log") }
 
 // environment begins a command line: nothing of ours gets into the machine.
 func (h *host) environment() []string {
@@ -197,6 +216,10 @@ func (w *world) show() {
 // down removes everything, once.
 func (w *world) down() error {
 	w.downOnce.Do(func() {
+		var errs []error
+		for _, end := range w.atEnd {
+			errs = append(errs, end())
+		}
 		err := w.each(w.hosts, func(h *host) error {
 			if h.docker == nil {
 				return nil
@@ -208,7 +231,7 @@ func (w *world) down() error {
 			return errors.Join(err, h.stopEngine())
 		})
 		// The engine makes them in parallel and leaves them.
-		w.downErr = errors.Join(err, sweepControlGroups(w.lab.Prefix()), w.lab.Close())
+		w.downErr = errors.Join(errors.Join(errs...), err, sweepControlGroups(w.lab.Prefix()), w.lab.Close())
 	})
 	return w.downErr
 }
