@@ -51,7 +51,7 @@ func (d *containerd) has(at string) bool { return filepath.Dir(at) == d.root }
 
 func (d *containerd) serves(prefix string) bool {
 	_, namespace, _ := splitEngine(prefix)
-	return engineFits(prefix, d.engineOf(bundle{namespace: namespace}))
+	return Fits(prefix, d.engineOf(bundle{namespace: namespace}))
 }
 
 func (d *containerd) absent() bool {

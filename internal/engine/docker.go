@@ -42,7 +42,7 @@ func (d *docker) name() string { return d.engine }
 
 func (d *docker) place() string { return d.socket }
 
-func (d *docker) serves(prefix string) bool { return engineFits(prefix, d.engine) }
+func (d *docker) serves(prefix string) bool { return Fits(prefix, d.engine) }
 
 // at is looked up each time: a link may lead to another engine by now.
 func (d *docker) at() string { return realPath(d.socket) }

@@ -137,7 +137,7 @@ func best(answers []answer, ref reference) (found []Container) {
 	for _, a := range answers {
 		for _, c := range a.found {
 			switch f := fit(c, ref.key); {
-			case !engineFits(ref.engine, c.Engine):
+			case !Fits(ref.engine, c.Engine):
 			case f > rank:
 				rank, found = f, []Container{c}
 			case f == rank:

@@ -145,9 +145,9 @@ func splitEngine(s string) (kind, namespace, place string) {
 	return kind, namespace, place
 }
 
-// engineFits reports whether an engine is meant by what was written before the colon:
-// docker: is docker@/run/other.sock too, and containerd: all of its namespaces.
-func engineFits(prefix, engine string) bool {
+// Fits reports whether an engine of that name is meant by what was written before the
+// colon: docker: is docker@/run/other.sock too, and containerd: all of its namespaces.
+func Fits(prefix, engine string) bool {
 	if prefix == "" {
 		return true
 	}

@@ -116,7 +116,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestEngineFits(t *testing.T) {
+func TestFits(t *testing.T) {
 	tests := []struct {
 		prefix, engine string
 		want           bool
@@ -133,8 +133,8 @@ func TestEngineFits(t *testing.T) {
 		{"containerd/k8s.io@/run/k3s", "containerd/k8s.io", false},
 	}
 	for _, tt := range tests {
-		if got := engineFits(tt.prefix, tt.engine); got != tt.want {
-			t.Errorf("engineFits(%q, %q) = %v, want %v", tt.prefix, tt.engine, got, tt.want)
+		if got := Fits(tt.prefix, tt.engine); got != tt.want {
+			t.Errorf("Fits(%q, %q) = %v, want %v", tt.prefix, tt.engine, got, tt.want)
 		}
 	}
 }

@@ -66,7 +66,9 @@ func (a Attachment) String() string {
 // called reports whether people call the container so: by its name, its id, or the begin
 // of that, with its engine or without.
 func (a Attachment) called(what string) bool {
-	what = strings.TrimPrefix(what, a.Engine+":")
+	if i := strings.LastIndex(what, ":"); i > 0 && a.ID != "" && engine.Fits(what[:i], a.Engine) {
+		what = what[i+1:]
+	}
 	if a.ID == "" {
 		return what == a.NetNS || a.Name != "" && strings.TrimPrefix(what, "netns:") == a.Name
 	}

@@ -75,6 +75,7 @@ func FuzzParsePrefix(f *testing.F) {
 func TestCalled(t *testing.T) {
 	web := Attachment{Engine: "docker", ID: strings.Repeat("abcdef01", 8), Name: "web"}
 	c1 := Attachment{NetNS: "/run/netns/c1", Name: "c1"}
+	ctr := Attachment{Engine: "containerd/default@/run/k3s/x", ID: "ctr1"}
 	nameless := Attachment{NetNS: "/proc/17/ns/net"}
 	for _, tt := range []struct {
 		a    Attachment
@@ -84,6 +85,8 @@ func TestCalled(t *testing.T) {
 		{web, "web", true}, {web, "docker:web", true}, {web, "podman:web", false},
 		{web, "abcdef01", true}, {web, "docker:abc", true}, {web, "ab", false}, {web, "", false},
 		{web, web.ID, true}, {web, web.ID + "0", false}, {web, "we", false},
+		{ctr, "ctr1", true}, {ctr, "containerd:ctr1", true}, {ctr, "containerd/default:ctr1", true}, {ctr, "containerd/k8s.io:ctr1", false},
+		{ctr, "containerd/default@/run/k3s/x:ctr1", true}, {ctr, "docker:ctr1", false}, {ctr, ":ctr1", false},
 		{c1, "/run/netns/c1", true}, {c1, "netns:c1", true}, {c1, "c1", true}, {c1, "", false},
 		{nameless, "/proc/17/ns/net", true}, {nameless, "", false}, {nameless, "netns:", false},
 	} {
