@@ -179,19 +179,22 @@ func TestContainerd(t *testing.T) {
 
 		// It is removed while it does not run.
 		stop()
-		asked := h.ctr.Asked()
-		for range 3 {
-			h.look(h.Context())
-		}
-		if n := h.ctr.Asked() - asked; n > 0 {
-			h.Errorf("containerd was asked %d times for a container that is known not to run", n)
-		}
+		h.until("containerd is not asked for what is known not to run", func() bool {
+			asked := h.ctr.Asked()
+			for range 3 {
+				h.look(h.Context())
+			}
+			return h.ctr.Asked() == asked
+		})
 		h.ctr.Remove("default", "web")
 		h.doubt()
 		if !view().Stopped {
 			h.Errorf("a container that is asked for again is %+v meanwhile", view())
 		}
-		h.look(h.Context())
+		h.until("web is forgotten", func() bool {
+			h.look(h.Context())
+			return view().ID == ""
+		})
 		h.wantNothing()
 
 		// While it runs.
