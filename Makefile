@@ -64,7 +64,7 @@ demo: build ## show a mesh of three hosts in network namespaces (root)
 	./meshd demo
 
 test: ## run all tests (root: those in network namespaces too)
-	@.ci/need $(GO) certificates nft? iperf3? turnserver? shellcheck? dash? busybox? systemd-analyze? dockerd?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver? shellcheck? dash? busybox? systemd-analyze? dockerd? podman? ctr?
 	$(GO) test -p 1 -timeout 15m $(PKG)
 	$(if $(filter ./...,$(PKG)),cd integration/dashboard && $(GO) test ./...)
 	$(if $(filter ./...,$(PKG)),cd packaging && $(GO) test ./...)
@@ -101,7 +101,7 @@ soak-traffic: dist/bench ## carry checked traffic for SOAKTIME (10m) and see tha
 	dist/bench -soak $(SOAKTIME) -only '$(ONLY)'
 
 integration: ## run whole daemons in network namespaces (root)
-	@.ci/need $(GO) certificates nft? iperf3? turnserver? busybox? docker? dockerd?
+	@.ci/need $(GO) certificates nft? iperf3? turnserver? busybox? docker? dockerd? podman? ctr?
 	$(GO) test -count=1 -timeout 20m ./integration/...
 
 # MESHD_NATHOLD=5m watches each cell for so long, NATHELD cells at a time.

@@ -10,6 +10,9 @@
 // the overlay is 192.168.99.0/24. Images are made on the spot: box is a static busybox,
 // meshd what `make image` builds.
 //
-// It needs root, busybox (static), docker and dockerd, and skips without, but fails where
-// CI or MESHD_NEED_DOCKER is set.
+// A host more has three engines, Docker, podman and containerd, and containers of each on
+// its bridge, without the script: TestEngines.
+//
+// It needs root, busybox (static), docker and dockerd, TestEngines podman and containerd
+// too, and skips without, but fails where CI or MESHD_NEED_DOCKER is set.
 package docker
