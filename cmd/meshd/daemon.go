@@ -36,6 +36,7 @@ type daemon struct {
 	pins       *identity.Pins
 	policy     *identity.Policy
 	containers *containers.Keeper
+	memory     memory
 	traversal  *traversal // nil: no transport has a socket to find ways for
 	notify     notifier
 

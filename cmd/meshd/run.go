@@ -53,96 +53,34 @@ var stockOnly string
 func run(ctx context.Context, cfg config.Config, opt runOptions) (err error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	log := opt.log
-	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, notify: newNotifier(log)}
+	d := &daemon{cfg: cfg, opt: opt, started: time.Now(), stop: stop, notify: newNotifier(opt.log)}
 	who, err := d.prepare()
 	if err != nil {
 		return err
 	}
 	defer who.lock.Close()
-	in, err := listen(ctx, cfg, log)
+	in, err := listen(ctx, cfg, opt.log)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
-	if d.sockets, err = openSockets(cfg, log); err != nil {
+	defer func() { err = errors.Join(err, d.leaveHost()) }()
+	if err := d.enterHost(who); err != nil {
 		return err
 	}
-	if d.port, err = openPort(cfg, who.name, log); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, d.port.Close()) }()
-	if d.ports, err = openPorts(cfg, who.id, d.sockets, log); err != nil {
-		return err
-	}
-	defer d.ports.Close()
-
-	if d.containers, err = d.openContainers(); err != nil {
-		return err
-	}
-
-	d.macs = routing.NewMACTable(routing.MACConfig{Self: who.name})
-	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Way: d.nextHop, Tell: d.tellMeter})
-	d.forwarder = routing.NewForwarder(routing.Config{Self: who.name, Port: d.port, MACs: d.macs, Local: d.meter.Take, Log: log})
-	transports, err := openTransports(transportDeps{
-		cfg: cfg, self: who.name, deliver: d.forwarder.FromLinks, mtu: d.port.MTU(), tcp: in.tcp,
-		mux: d.ports.shared, quic: d.ports.quic, sockets: d.sockets, stray: &d.stray, log: log,
-	})
+	transports, err := d.makeDataPlane(who, in)
 	if err != nil {
 		return err
 	}
-	d.set = transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
-	d.set.Prefer(preferences(cfg))
-	memory := newMemory(cfg.StateDir, log)
-	local := transport.Peer{Name: who.name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1}
-	refuse := newOverlay(d.port.BridgeName()).refuse
-	d.traversal, err = newTraversal(traversalDeps{
-		cfg: cfg, self: local, id: who.id, policy: d.policy, ports: d.ports, set: d.set,
-		mesh: func() *control.Mesh { return d.mesh }, refuse: refuse, log: log,
-	})
-	if err != nil {
+	if err := d.makeControlPlane(who, in); err != nil {
 		closeTransports(transports)
 		return err
 	}
-	d.mesh, err = control.New(control.Config{
-		Self: local,
-		Port: in.tcp.Port(), QUICPort: d.ports.quicPort(), Settings: settings(cfg), Set: d.set,
-		Carriers: d.ports.carriers(in.tcp), Identity: who.id, Trust: d.policy, Stock: stockOnly != "",
-		Refuse: refuse, PublishFIB: d.forwarder.SetFIB,
-		Watch: d.watch, Punched: d.punched(), Channels: d.channels(),
-		ForgetMACs: func(peers []frame.PeerName) { d.macs.Forget(peers...) },
-		Remembered: memory.load(), Remember: memory.save, Log: log,
-	})
-	if err != nil {
-		closeTransports(transports)
+	if err := d.runAll(ctx, who, in); err != nil {
 		return err
 	}
-
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.port.Run(ctx, d.forwarder.FromPort) })
-	d.ports.run(ctx, g)
-	g.Go(func() error { return d.set.Run(ctx) })
-	g.Go(func() error { return d.mesh.Run(ctx) })
-	if d.traversal != nil {
-		d.traversal.run(ctx, g)
-	}
-	g.Go(func() error { return d.containers.Run(ctx) })
-	g.Go(func() error { return d.serve(ctx, in.api, in.http) })
-	g.Go(func() error { d.housekeep(ctx); return nil })
-	g.Go(func() error { memory.run(ctx); return nil })
-	g.Go(func() error { d.pins.Run(ctx); return nil })
-	g.Go(func() error {
-		d.notify.run(ctx, fmt.Sprintf("%s (%s) on bridge %s", who.name, cfg.Nickname, d.port.BridgeName()), func() { d.Report() })
-		return nil
-	})
-	context.AfterFunc(ctx, d.notify.stopping)
-	log.Info("meshd is up", "name", who.name, "nickname", cfg.Nickname, "listen", cfg.Listen,
-		"bridge", d.port.BridgeName(), "device", d.port.Name(), "mtu", d.port.MTU(), "encrypted", cfg.Password != "")
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	memory.forget()
-	log.Info("meshd ends")
+	d.memory.forget()
+	opt.log.Info("meshd ends")
 	return nil
 }
 
@@ -184,6 +122,105 @@ func (d *daemon) prepare() (who self, err error) {
 	who.id, d.policy, d.pins, err = openTrust(d.cfg, d.opt.log)
 	d.identity = who.id
 	return who, err
+}
+
+// enterHost makes our port on the bridge, opens UDP ports, and reads what is to be done
+// for containers. What it has done when it fails leaveHost takes back.
+func (d *daemon) enterHost(who self) (err error) {
+	cfg, log := d.cfg, d.opt.log
+	if d.sockets, err = openSockets(cfg, log); err != nil {
+		return err
+	}
+	if d.port, err = openPort(cfg, who.name, log); err != nil {
+		return err
+	}
+	if d.ports, err = openPorts(cfg, who.id, d.sockets, log); err != nil {
+		return err
+	}
+	d.containers, err = d.openContainers()
+	return err
+}
+
+// leaveHost closes what enterHost has opened.
+func (d *daemon) leaveHost() (err error) {
+	if d.containers != nil {
+		err = d.containers.Exposer.Close()
+	}
+	d.ports.Close()
+	if d.port != nil {
+		err = errors.Join(err, d.port.Close())
+	}
+	return err
+}
+
+// makeDataPlane makes what frames pass: the forwarder between the port and transports.
+func (d *daemon) makeDataPlane(who self, in listeners) ([]transport.Transport, error) {
+	log := d.opt.log
+	d.macs = routing.NewMACTable(routing.MACConfig{Self: who.name})
+	d.meter = measure.New(measure.Config{Self: who.name, Send: d.originate, Way: d.nextHop, Tell: d.tellMeter})
+	d.forwarder = routing.NewForwarder(routing.Config{Self: who.name, Port: d.port, MACs: d.macs, Local: d.meter.Take, Log: log})
+	transports, err := openTransports(transportDeps{
+		cfg: d.cfg, self: who.name, deliver: d.forwarder.FromLinks, mtu: d.port.MTU(), tcp: in.tcp,
+		mux: d.ports.shared, quic: d.ports.quic, sockets: d.sockets, stray: &d.stray, log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	d.set = transport.NewSet(func() { d.mesh.LinksChanged() }, transports...)
+	d.set.Prefer(preferences(d.cfg))
+	return transports, nil
+}
+
+// makeControlPlane makes what decides where frames go: the mesh of sessions, and the
+// search for direct ways.
+func (d *daemon) makeControlPlane(who self, in listeners) (err error) {
+	cfg, log := d.cfg, d.opt.log
+	d.memory = newMemory(cfg.StateDir, log)
+	local := transport.Peer{Name: who.name, NickName: cfg.Nickname, UID: rand.Uint64N(1<<63) + 1}
+	refuse := newOverlay(d.port.BridgeName()).refuse
+	d.traversal, err = newTraversal(traversalDeps{
+		cfg: cfg, self: local, id: who.id, policy: d.policy, ports: d.ports, set: d.set,
+		mesh: func() *control.Mesh { return d.mesh }, refuse: refuse, log: log,
+	})
+	if err != nil {
+		return err
+	}
+	d.mesh, err = control.New(control.Config{
+		Self: local,
+		Port: in.tcp.Port(), QUICPort: d.ports.quicPort(), Settings: settings(cfg), Set: d.set,
+		Carriers: d.ports.carriers(in.tcp), Identity: who.id, Trust: d.policy, Stock: stockOnly != "",
+		Refuse: refuse, PublishFIB: d.forwarder.SetFIB,
+		Watch: d.watch, Punched: d.punched(), Channels: d.channels(),
+		ForgetMACs: func(peers []frame.PeerName) { d.macs.Forget(peers...) },
+		Remembered: d.memory.load(), Remember: d.memory.save, Log: log,
+	})
+	return err
+}
+
+// runAll runs everything until ctx is done or something fails.
+func (d *daemon) runAll(ctx context.Context, who self, in listeners) error {
+	cfg := d.cfg
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.port.Run(ctx, d.forwarder.FromPort) })
+	d.ports.run(ctx, g)
+	g.Go(func() error { return d.set.Run(ctx) })
+	g.Go(func() error { return d.mesh.Run(ctx) })
+	if d.traversal != nil {
+		d.traversal.run(ctx, g)
+	}
+	g.Go(func() error { return d.containers.Run(ctx) })
+	g.Go(func() error { return d.serve(ctx, in.api, in.http) })
+	g.Go(func() error { d.housekeep(ctx); return nil })
+	g.Go(func() error { d.memory.run(ctx); return nil })
+	g.Go(func() error { d.pins.Run(ctx); return nil })
+	g.Go(func() error {
+		d.notify.run(ctx, fmt.Sprintf("%s (%s) on bridge %s", who.name, cfg.Nickname, d.port.BridgeName()), func() { d.Report() })
+		return nil
+	})
+	context.AfterFunc(ctx, d.notify.stopping)
+	d.opt.log.Info("meshd is up", "name", who.name, "nickname", cfg.Nickname, "listen", cfg.Listen,
+		"bridge", d.port.BridgeName(), "device", d.port.Name(), "mtu", d.port.MTU(), "encrypted", cfg.Password != "")
+	return g.Wait()
 }
 
 // channels are our gossip channels, and who takes what comes on them.
