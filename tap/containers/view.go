@@ -69,7 +69,7 @@ func (k *Keeper) View() View {
 		}
 	}
 	for _, e := range k.exposed {
-		v.Exposed = append(v.Exposed, ExposureView{Address: e.Address, Masquerade: e.Masquerade, Auto: e.Auto})
+		v.Exposed = append(v.Exposed, ExposureView(e))
 	}
 	if k.trouble != "" {
 		v.Problems = append(v.Problems, k.trouble)
