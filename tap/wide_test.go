@@ -21,4 +21,15 @@ func TestWidePorts(t *testing.T) {
 	if got, err := p.WidePorts(); err != nil || len(got) != 1 || got[0] != (WidePort{"vc1", 1500}) {
 		t.Errorf("WidePorts = %v, %v; want vc1 with 1500", got, err)
 	}
+	if got, err := p.WeavePort(); err != nil || got != "" {
+		t.Errorf("WeavePort = %q, %v; want none", got, err)
+	}
+	// Behind it is no container.
+	renameLink(t, "vc1", "vethwe-bridge")
+	if got, err := p.WidePorts(); err != nil || len(got) != 0 {
+		t.Errorf("WidePorts = %v, %v; want none", got, err)
+	}
+	if got, err := p.WeavePort(); err != nil || got != "vethwe-bridge" {
+		t.Errorf("WeavePort = %q, %v; want vethwe-bridge", got, err)
+	}
 }

@@ -76,6 +76,7 @@ type PortReport struct {
 	State   tap.State
 	Stats   tap.Stats
 	Wide    []tap.WidePort // ports of the bridge with a larger MTU
+	Weave   string         // the port that a Weave router has on the bridge, "" for none
 }
 
 // TransportReport is one transport that is configured.

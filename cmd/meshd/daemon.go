@@ -53,6 +53,7 @@ func (d *daemon) Report() Report {
 	cfg := d.config()
 	snapshot, _ := d.mesh.Snapshot() // empty when the mesh has just ended
 	wide, _ := d.port.WidePorts()    // none where the bridge is gone, which State says
+	weave, _ := d.port.WeavePort()   // the same
 	offload := d.port.Offload()
 	r := Report{
 		Version: buildVersion().Version, PID: os.Getpid(), Started: d.started,
@@ -60,7 +61,7 @@ func (d *daemon) Report() Report {
 		Forwarder: d.forwarder.Stats(), StrayDrops: d.strayDrops(),
 		Port: PortReport{
 			Device: d.port.Name(), Bridge: d.port.BridgeName(), Backend: backend(offload), Offload: offload,
-			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide,
+			MTU: d.port.MTU(), State: d.port.State(), Stats: d.port.Stats(), Wide: wide, Weave: weave,
 		},
 		Config:     ConfigReport{File: d.opt.file, HTTP: cfg.API.HTTP, PasswordBits: passwordBits(string(cfg.Password)), NeedRestart: d.needRestart()},
 		Containers: d.containers.View(),

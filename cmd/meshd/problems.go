@@ -35,6 +35,7 @@ func problems(s *Status, c ConfigReport) []Problem {
 	f := findings{}
 	f.port(s)
 	f.widePorts(s)
+	f.weavePort(s)
 	f.containers(s)
 	f.pending(c)
 	f.transports(s)

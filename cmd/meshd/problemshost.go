@@ -2,7 +2,10 @@ package main
 
 import (
 	"cmp"
+	"fmt"
+	"strings"
 
+	"meshd/tap"
 	"meshd/tap/containers"
 )
 
@@ -19,9 +22,19 @@ func (f *findings) port(s *Status) {
 
 // widePorts reports ports of the bridge from which large frames are lost.
 func (f *findings) widePorts(s *Status) {
-	for _, w := range s.Port.Wide {
-		f.add(Warning, "wide-port", "%s on the bridge %s has MTU %d, our port %s: larger frames of the container behind it are lost; set both its ends to that",
-			w.Name, s.Port.Bridge, w.MTU, figure(s.Port.MTU))
+	if len(s.Port.Wide) == 0 {
+		return
+	}
+	words := each(s.Port.Wide, func(w tap.WidePort) string { return fmt.Sprintf("%s (%d)", w.Name, w.MTU) })
+	f.add(Warning, "wide-port", "%s of the bridge %s %s a larger MTU than our port, which has %s: %s; larger frames of the containers behind are lost: attach them by `meshd attach`, or set both ends to that",
+		count(len(words), "port"), s.Port.Bridge, haveVerb(len(words)), figure(s.Port.MTU), strings.Join(words, ", "))
+}
+
+// weavePort reports what a Weave router has left on the bridge.
+func (f *findings) weavePort(s *Status) {
+	if s.Port.Weave != "" {
+		f.add(Warning, "weave-port", "the bridge %s has the port of a Weave router: if that is stopped, its fast datapath may forward still, and frames come twice: `ip link del %s` (`weave launch` makes it again); if it runs, end it with `weave stop`",
+			s.Port.Bridge, s.Port.Weave)
 	}
 }
 

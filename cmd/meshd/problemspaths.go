@@ -18,6 +18,7 @@ func (f *findings) transports(s *Status) {
 const lossWorthAWord = 0.05
 
 func (f *findings) neighbours(s *Status) {
+	var narrow []string
 	for i := range s.Connections {
 		c := &s.Connections[i]
 		if !c.live() {
@@ -30,8 +31,7 @@ func (f *findings) neighbours(s *Status) {
 		case p == nil:
 			f.add(Error, "no-path", "no path to %s carries frames%s", who, pathFaults(c))
 		case p.MTU != nil && s.Port.MTU != nil && *p.MTU < *s.Port.MTU:
-			f.add(Warning, "small-mtu", "the path to %s carries %d bytes, less than the bridge's MTU of %d: larger frames are cut or refused",
-				who, *p.MTU, *s.Port.MTU)
+			narrow = append(narrow, fmt.Sprintf("%d bytes to %s", *p.MTU, who))
 		}
 		if p != nil && p.Loss != nil && *p.Loss >= lossWorthAWord {
 			f.add(Warning, "loss", "the path to %s over %s loses %s of its probes", who, p.Transport, percent(*p.Loss))
@@ -42,6 +42,10 @@ func (f *findings) neighbours(s *Status) {
 		if p != nil && !c.Sessioned {
 			f.add(Warning, "no-control", "the control connection to %s is lost and is being made again; frames still pass", who)
 		}
+	}
+	if len(narrow) > 0 {
+		f.add(Warning, "small-mtu", "%s less than the bridge's MTU of %d, so that larger frames are cut or refused: %s",
+			verb(len(narrow), "a path carries", "paths carry"), *s.Port.MTU, strings.Join(narrow, ", "))
 	}
 }
 

@@ -66,6 +66,7 @@ type Port struct {
 	Written tap.Count         `json:"written"`           // to the bridge
 	Drops   map[string]uint64 `json:"drops,omitempty"`
 	Wide    []tap.WidePort    `json:"wide_ports,omitempty"` // ports of the bridge with a larger MTU
+	Weave   string            `json:"weave_port,omitempty"` // of a Weave router, on the bridge
 }
 
 // newStatus makes the view of r as of now.
@@ -103,7 +104,7 @@ func newPort(p PortReport) Port {
 		Device: p.Device, Bridge: p.Bridge, Backend: p.Backend, Offload: p.Offload, MTU: known(p.MTU),
 		Joined: p.State.Joined, Since: known(p.State.Since), Repairs: p.State.Repairs,
 		Read: p.Stats.Read, Written: p.Stats.Written, Drops: p.Stats.Drops,
-		Wide: p.Wide,
+		Wide: p.Wide, Weave: p.Weave,
 	}
 	if !v.Joined {
 		v.Problem = clean(p.State.Why)
