@@ -23,13 +23,20 @@ func portTaken(err error, key, listen, protocol string) error {
 	if splitErr != nil {
 		return err
 	}
-	by := ""
+	by, remedy := "", fmt.Sprintf("end that process or set %s to another port", key)
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
 		by = portOwner(uint16(n), protocol)
 	}
-	return fmt.Errorf("%s port %s is taken%s: end that process or set %s to another port: %w",
-		strings.ToUpper(protocol), port, by, key, err)
+	if strings.HasPrefix(by, " by "+weaveProcess+" ") {
+		// Docker would start it again, and with another port here both would be on one
+		// bridge: a loop.
+		remedy = "that is Weave's router; end it with `weave stop` and `docker update --restart=no weave`"
+	}
+	return fmt.Errorf("%s port %s is taken%s: %s: %w", strings.ToUpper(protocol), port, by, remedy, err)
 }
+
+// weaveProcess is what the process of Weave's router is called.
+const weaveProcess = "weaver"
 
 // portOwner finds the process that has a port: " by NAME (pid N)", or nothing.
 func portOwner(port uint16, protocol string) string {
