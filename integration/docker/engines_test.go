@@ -105,15 +105,16 @@ func newMixed(w *world) *mixed {
 		id:     func(name string) []string { return podman("inspect", "-f", "{{.Id}}", name) },
 		exec:   func(name string, args ...string) []string { return podman(append([]string{"exec", name}, args...)...) },
 	}
-	ctrCreate := func(more ...string) func(name string) []string {
+	// What ctr creates without running it has no control group of its own name.
+	ctrCreate := func(more string) func(name string) []string {
 		return func(name string) []string {
-			args := append([]string{"ctr", "container", "create", "--cgroup", h.controlGroup() + "/" + name}, more...)
-			return append(args, "docker.io/library/box:latest", name, "sh", "-c", idle)
+			return []string{"sh", "-c", fmt.Sprintf(`ctr run -d --null-io --cgroup %[1]s/%[2]s %[3]s docker.io/library/box:latest %[2]s sh -c "$0" && ctr task rm -f %[2]s 2>/dev/null`,
+				h.controlGroup(), name, more), idle}
 		}
 	}
 	execs := 0
 	m.containerd = kind{
-		name: "containerd/default", create: ctrCreate(), onHostsNetwork: ctrCreate("--net-host"),
+		name: "containerd/default", create: ctrCreate(""), onHostsNetwork: ctrCreate("--net-host"),
 		start: func(name string) []string { return []string{"ctr", "task", "start", "--null-io", "-d", name} },
 		end:   func(name string) []string { return []string{"sh", "-c", "ctr task rm -f " + name + " 2>/dev/null"} },
 		remove: func(name string) []string {
