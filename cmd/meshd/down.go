@@ -59,7 +59,7 @@ func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error 
 	s, err := c.status(ctx)
 	if opt.force && errors.Is(err, errNoDaemon) {
 		t, err := takeBack(opt.bridge)
-		return t.report(out, opt.bridge, err)
+		return t.report(out, opt, opt.bridge, err)
 	}
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func down(ctx context.Context, c *client, opt downOptions, out io.Writer) error 
 	}
 	t, err := p.takeBack(s.Port.Bridge)
 	t.bridge = !t.foreign // where nobody uses it the daemon itself removes it
-	return t.report(out, s.Port.Bridge, err)
+	return t.report(out, opt, s.Port.Bridge, err)
 }
 
 // taken is what was taken back.
@@ -110,11 +110,13 @@ func takeBack(bridge string) (t taken, err error) {
 }
 
 // report says what was taken back, and what was not.
-func (t taken) report(out io.Writer, bridge string, err error) error {
+func (t taken) report(out io.Writer, opt downOptions, bridge string, err error) error {
 	switch {
 	case t.foreign:
 		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", bridge)
 	case err != nil:
+	case t.bridge && opt.force: // also as a part of `mesh reset`, after which nothing comes back
+		fmt.Fprintf(out, "the bridge %s is removed\n", bridge)
 	case t.bridge:
 		fmt.Fprintf(out, "the bridge %s is removed: `meshd up` attaches again what meshd attached, and nothing that others did (to restart only, end meshd with SIGTERM)\n", bridge)
 	case len(t.rest) > 0:

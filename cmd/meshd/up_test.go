@@ -186,7 +186,7 @@ func TestDownInTwoSteps(t *testing.T) {
 		t.Errorf("down --force --keep-bridge = %d, want %d", code, exitUsage)
 	}
 	stdout, stderr, code = p.runCLI(t, "down", "--force")
-	if code != exitOK || !strings.HasPrefix(stdout, "the bridge weave is removed") || p.hasLink(t, "weave") {
+	if code != exitOK || stdout != "the bridge weave is removed\n" || p.hasLink(t, "weave") {
 		t.Errorf("down --force = %d %q %s", code, stdout, stderr)
 	}
 	stdout, stderr, code = p.runCLI(t, "down", "--force")
