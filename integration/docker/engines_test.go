@@ -136,7 +136,8 @@ func (m *mixed) startAll() {
 	// Docker uses a containerd that is there, as it does on Debian.
 	m.needEngine(m.startContainerd())
 	m.must(os.WriteFile(filepath.Join(suite.dir, "podman.conf"), []byte(podmanConf), 0o644))
-	m.sh("mkdir -p /run/podman && cp " + filepath.Join(suite.dir, "podman.conf") + " /run/podman.conf")
+	// podman's locks are in shared memory, and one that starts anew frees all that are held.
+	m.sh("mount -t tmpfs tmpfs /dev/shm && mkdir -p /run/podman && cp " + filepath.Join(suite.dir, "podman.conf") + " /run/podman.conf")
 	m.needEngine(m.startPodman())
 	m.needEngine(m.startEngine())
 	m.atEnd = append(m.atEnd, func() error {
