@@ -7,8 +7,8 @@
 //	 ══════╧═══════ lan1 ══════════╧═══╤═══ router ═══ lan2 ══╧══
 //
 // A host is a network, mount and host name namespace with a dockerd of its own in it;
-// the overlay is 192.168.99.0/24. Images are made on the spot: box is a static busybox,
-// meshd what `make image` builds.
+// the overlay is 192.168.99.0/24 and fd00:99::/64. Images are made on the spot: box is a
+// static busybox, meshd what `make image` builds.
 //
 // A host more has three engines, Docker, podman and containerd, and containers of each on
 // its bridge, without the script: TestEngines.

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -17,10 +18,13 @@ import (
 const (
 	subnet = "192.168.99.0/24"
 	httpd  = "192.168.99.10"
+	// The same over IPv6.
+	subnet6 = "fd00:99::/64"
+	httpd6  = "fd00:99::10"
 	// page is what the service answers.
 	page = "it works"
 	// serve is the service: it ends at once when it is told to.
-	serve = "echo it works >/www/index.html; trap exit TERM; httpd -f -p 80 -h /www & wait"
+	serve = "echo it works >/www/index.html; trap exit TERM; httpd -f -p [::]:80 -h /www & wait"
 )
 
 // The story, in the order in which it was told. Each step needs those before it.
@@ -29,11 +33,13 @@ func TestReferenceStory(t *testing.T) {
 	w.step("Launch", launch)
 	w.step("Bridge", bridge)
 	w.step("Privileges", privileges)
+	w.step("Status", status)
 	w.step("Run", runContainers)
 	w.step("Inside", inside)
 	w.step("Expose", expose)
 	w.step("Rules", rules)
 	w.step("Reach", func(w *world) { w.reach() })
+	w.step("Wire", wire)
 	w.step("Publish", publish)
 	w.step("BadInput", badInput)
 	w.step("NoDocker", noDocker)
@@ -46,7 +52,11 @@ func TestReferenceStory(t *testing.T) {
 
 // launch starts meshd on all hosts; only the address of weave01 is ever told.
 func launch(w *world) {
+	w.weave02.do("docker", "run", "--rm", "box", "true") // the engine has rules for its first container
 	w.clean = w.weave02.firewall()
+	for _, h := range w.hosts {
+		h.capture()
+	}
 	id := w.weave01.doID("mesh", "launch")
 	w.must(w.each(w.hosts[1:], func(h *host) error {
 		out, err := h.try("mesh", "launch", w.weave01.addr)
@@ -87,6 +97,22 @@ func bridge(w *world) {
 		}
 		if out := h.do("busybox", "ip", "-4", "-o", "addr", "show", "weave"); out != "" {
 			w.Errorf("%s: the bridge weave has an IPv4 address: %s", h.name, out)
+		}
+		v, err := h.status()
+		w.must(err)
+		if out := h.sysfs("weave/address"); out != v.Name || octets(out)[0]&3 != 2 {
+			w.Errorf("%s: the bridge weave has the address %s, want the peer's name %s, administered locally", h.name, out, v.Name)
+		}
+		if out, want := h.sysfs("weave/bridge/bridge_id"), "8000."+strings.ReplaceAll(v.Name, ":", ""); out != want {
+			w.Errorf("%s: the bridge weave has the id %s, want %s", h.name, out, want)
+		}
+		if out := h.sysfs("weave/brif/meshd0/state"); out != "3" {
+			w.Errorf("%s: meshd's port of the bridge is in state %s, want 3, forwarding", h.name, out)
+		}
+		for _, listens := range []string{`tcp .*:6783 .*LISTEN`, `udp .*:6783 `, `udp .*:6785 `} {
+			if out := h.do("busybox", "netstat", "-lntu"); !regexp.MustCompile(listens).MatchString(out) {
+				w.Errorf("%s: there is no %s among\n%s", h.name, listens, out)
+			}
 		}
 		if out := h.sysfs("weave/bridge/stp_state"); out != "0" {
 			w.Errorf("%s: STP of the bridge weave is %s, want 0", h.name, out)
@@ -134,10 +160,12 @@ func privileges(w *world) {
 	}
 }
 
-// box is mesh run of a container that does this, and tells of faults by Error.
-func (h *host) box(cidr, name, command string) {
+// box is mesh run of a container that does this, with that end of its addresses; it tells
+// of faults by Error.
+func (h *host) box(host, name, command string) {
 	h.w.Helper()
-	id, err := h.try("mesh", "run", cidr, "--name", name, "--stop-timeout", "1", "box", "sh", "-c", command)
+	id, err := h.try("mesh", "run", "192.168.99."+host+"/24", "fd00:99::"+host+"/64",
+		"--name", name, "--stop-timeout", "1", "box", "sh", "-c", command)
 	if err != nil {
 		h.w.Error(err)
 		return
@@ -149,17 +177,35 @@ func (h *host) box(cidr, name, command string) {
 
 func runContainers(w *world) {
 	const idle = "trap exit TERM; sleep 100000 & wait"
+	heard, err := w.weave03.Capture("weave", announces(httpd))
+	w.must(err)
 	var wg sync.WaitGroup // each looks for its address on the overlay for a second
-	wg.Go(func() { w.weave01.box(httpd+"/24", "httpd", serve) })
-	wg.Go(func() { w.weave01.box("192.168.99.11/24", "client1", idle) })
-	wg.Go(func() { w.weave02.box("192.168.99.21/24", "client2", idle) })
-	wg.Go(func() { w.weave03.box("192.168.99.31/24", "client3", serve) })
+	wg.Go(func() { w.weave01.box("10", "httpd", serve) })
+	wg.Go(func() { w.weave01.box("11", "client1", idle) })
+	wg.Go(func() { w.weave02.box("21", "client2", idle) })
+	wg.Go(func() { w.weave03.box("31", "client3", serve) })
 	wg.Wait()
 	if w.Failed() {
 		w.FailNow()
 	}
+	w.eventually("weave03 hears the address of httpd announced", func() error {
+		for _, frame := range heard.Frames() {
+			if string(frame[6:12]) == string(octets(w.weave01.ethwe("httpd"))) {
+				return heard.Close()
+			}
+		}
+		return fmt.Errorf("heard %x", heard.Frames())
+	})
 	if out := w.weave01.do("mesh", "ps"); strings.Count(out, "\n") != 1 || !strings.Contains(out, httpd+"/24") || !strings.Contains(out, "192.168.99.11/24") {
 		w.Errorf("mesh ps prints\n%s\nwant a line for httpd and one for client1", out)
+	}
+}
+
+// announces matches ARP announcements of an address: it is the sender's and the target.
+func announces(addr string) func(frame []byte) bool {
+	ip := netip.MustParseAddr(addr).AsSlice()
+	return func(f []byte) bool {
+		return len(f) >= 42 && f[12] == 0x08 && f[13] == 0x06 && bytes.Equal(f[28:32], ip) && bytes.Equal(f[38:42], ip)
 	}
 }
 
@@ -175,6 +221,20 @@ func inside(w *world) {
 	slices.Sort(v4)
 	if len(v4) != 3 || !strings.HasPrefix(v4[0], "eth0 172.17.0.") || v4[1] != "ethwe "+httpd+"/24" {
 		w.Fatalf("httpd has the addresses %q, want those of lo and eth0, and ethwe %s/24", v4, httpd)
+	}
+	if got := strings.Count(links, " "+httpd6+"/64 "); got != 1 {
+		w.Errorf("httpd has the address %s/64 %d times:\n%s", httpd6, got, links)
+	}
+	if got := h.do("docker", "exec", "httpd", "cat", "/sys/class/net/eth0/mtu"); got != "1500" {
+		w.Errorf("the MTU of eth0 is %s, want 1500 as Docker made it", got)
+	}
+	if got := h.ethwe("httpd"); octets(got)[0]&3 != 2 {
+		w.Errorf("ethwe has the address %s, want one that is administered locally", got)
+	}
+	for file, want := range map[string]string{"base_reachable_time_ms": "5000", "delay_first_probe_time": "2", "ucast_solicit": "1"} {
+		if got := h.do("docker", "exec", "httpd", "cat", "/proc/sys/net/ipv4/neigh/ethwe/"+file); got != want {
+			w.Errorf("%s of ethwe is %s, want %s", file, got, want)
+		}
 	}
 	eth0 := strings.TrimSuffix(strings.TrimPrefix(v4[0], "eth0 "), "/16")
 	if got, want := h.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/mtu"), h.sysfs("weave/mtu"); got != want {
@@ -206,19 +266,38 @@ func expose(w *world) {
 	w.weave01.refuse([]string{"mesh", "expose", httpd + "/24"}, httpd, "httpd", "choose another address")
 	w.weave02.refuse([]string{"mesh", "expose", httpd + "/24"}, httpd, mac, "weave01", "choose another address")
 
-	if out := w.weave01.do("mesh", "expose", "192.168.99.1/24"); out != "192.168.99.1" {
-		w.Errorf("mesh expose 192.168.99.1/24 prints %q", out)
-	}
-	used := map[string]bool{"192.168.99.1": true, httpd: true, "192.168.99.11": true, "192.168.99.21": true, "192.168.99.31": true}
-	for _, h := range w.hosts[1:] {
-		out := h.do("mesh", "expose", "net:"+subnet)
-		a, err := netip.ParseAddr(out)
-		if err != nil || !netip.MustParsePrefix(subnet).Contains(a) || used[out] {
-			w.Errorf("%s: mesh expose net:%s prints %q, want a free address of it", h.name, subnet, out)
+	w.weave01.refuse([]string{"mesh", "expose", httpd6 + "/64"}, httpd6, "httpd", "choose another address")
+	w.weave03.refuse([]string{"mesh", "expose", httpd6 + "/64"}, httpd6, mac, "weave01", "choose another address")
+
+	for range 2 { // the second time nothing changes
+		if out := w.weave01.do("mesh", "expose", "192.168.99.1/24", "fd00:99::1/64"); out != "192.168.99.1 fd00:99::1" {
+			w.Errorf("mesh expose 192.168.99.1/24 fd00:99::1/64 prints %q", out)
 		}
-		used[out] = true
-		if have := h.do("busybox", "ip", "-o", "-4", "addr", "show", "weave"); !strings.Contains(have, " "+out+"/24 ") {
-			w.Errorf("%s: the bridge has %q, want the exposed address %s/24", h.name, have, out)
+	}
+	if out := w.weave01.do("busybox", "ip", "route", "show", "dev", "weave"); strings.Join(strings.Fields(out), " ") != subnet+" dev weave scope link src 192.168.99.1" {
+		w.Errorf("weave01 has the routes %q by the bridge, want one to %s", out, subnet)
+	}
+	used := map[string]bool{}
+	for _, host := range []string{"1", "10", "11", "21", "31"} {
+		used["192.168.99."+host], used["fd00:99::"+host] = true, true
+	}
+	for _, h := range w.hosts[1:] {
+		out := h.do("mesh", "expose", "net:"+subnet, "net:"+subnet6)
+		fields := strings.Fields(out)
+		if len(fields) != 2 {
+			w.Fatalf("%s: mesh expose net:%s net:%s prints %q, want a free address of each", h.name, subnet, subnet6, out)
+		}
+		have := h.do("busybox", "ip", "-o", "addr", "show", "weave")
+		for i, p := range []string{subnet, subnet6} {
+			of := netip.MustParsePrefix(p)
+			a, err := netip.ParseAddr(fields[i])
+			if err != nil || !of.Contains(a) || used[fields[i]] {
+				w.Errorf("%s: mesh expose net:%s prints %q, want a free address of it", h.name, p, fields[i])
+			}
+			used[fields[i]] = true
+			if want := netip.PrefixFrom(a, of.Bits()); !strings.Contains(have, " "+want.String()+" ") {
+				w.Errorf("%s: the bridge has %q, want the exposed address %v", h.name, have, want)
+			}
 		}
 	}
 }
@@ -234,10 +313,20 @@ func rules(w *world) {
 		if !strings.Contains(save, "-A FORWARD -j DOCKER-USER\n") {
 			w.Errorf("%s: Docker's rules have gone:\n%s", h.name, save)
 		}
+		table := h.do("nft", "list", "table", "inet", "meshd")
+		for _, rule := range []string{
+			"ip daddr " + subnet + " ip saddr != " + subnet, "ip saddr " + subnet + " oifname != \"weave\"",
+			"ip6 daddr " + subnet6 + " ip6 saddr != " + subnet6, "ip6 saddr " + subnet6 + " oifname != \"weave\"",
+		} {
+			if got := len(regexp.MustCompile(`(?m)`+rule+` .*masquerade$`).FindAllString(table, -1)); got != 1 {
+				w.Errorf("%s: %d rules masquerade %s, want one:\n%s", h.name, got, rule, table)
+			}
+		}
 	}
 }
 
-// reach is the story's matrix: from each host and from a container of each.
+// reach is the story's matrix: from each host and from a container of each, over IPv4 and
+// IPv6.
 func (w *world) reach() {
 	w.Helper()
 	for i, h := range w.hosts {
@@ -246,6 +335,10 @@ func (w *world) reach() {
 		w.must(h.pings(client, httpd))
 		w.must(h.fetches(nil, httpd))
 		w.must(h.fetches(client, httpd))
+		w.must(h.pings(nil, httpd6))
+		w.must(h.pings(client, httpd6))
+		w.must(h.fetches(nil, "["+httpd6+"]"))
+		w.must(h.fetches(client, "["+httpd6+"]"))
 	}
 }
 
@@ -281,6 +374,8 @@ func (h *host) fetches(by []string, at string) error {
 }
 
 func publish(w *world) {
+	w.weave01.do("mesh", "publish", "[fd00:99::1]:8081:["+httpd6+"]:80")
+	w.weave03.do("mesh", "publish", "[::]:8082:["+httpd6+"]:80")
 	w.weave01.do("mesh", "publish", "80:httpd:80")
 	w.weave03.do("mesh", "publish", "8080:"+httpd+":80")
 	w.published()
@@ -295,6 +390,7 @@ func (w *world) published() {
 	}{
 		{w.weave02, w.weave01.addr}, {w.weave03, w.weave01.addr}, {w.weave01, w.weave01.addr},
 		{w.weave01, "127.0.0.1"}, {w.weave01, "[::1]"},
+		{w.weave02, "[fd00:99::1]:8081"}, {w.weave01, "[fd00:99::1]:8081"}, {w.weave03, "[::1]:8082"},
 		{w.weave01, w.weave03.addr + ":8080"}, {w.weave03, "127.0.0.1:8080"},
 	} {
 		w.eventually(fmt.Sprintf("%s reaches http://%s/", at.from.name, at.url), func() error {
@@ -325,6 +421,8 @@ func restartContainer(w *world) {
 }
 
 func restartMeshd(w *world) {
+	was, err := w.weave01.status()
+	w.must(err)
 	before := w.weave01.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/ifindex")
 	w.weave01.do("docker", "restart", "meshd")
 	if after := w.weave01.do("docker", "exec", "httpd", "cat", "/sys/class/net/ethwe/ifindex"); after != before {
@@ -335,6 +433,9 @@ func restartMeshd(w *world) {
 	})
 	w.attachedAgain()
 	w.reach()
+	if after, err := w.weave01.status(); err != nil || after.Name != was.Name {
+		w.Errorf("weave01 is called %s, and was %s before meshd was restarted (%v)", after.Name, was.Name, err)
+	}
 }
 
 func restartDocker(w *world) {
@@ -379,12 +480,10 @@ func reset(w *world) {
 			w.Errorf("after mesh reset there is %q left:\n%s", ours, links)
 		}
 	}
-	if after := h.firewall(); after != w.clean {
-		w.Errorf("after mesh reset the firewall has\n%s\nand had before mesh launch\n%s", after, w.clean)
-	}
 	if out := h.do("docker", "exec", "client2", "ip", "-o", "link"); strings.Contains(out, "ethwe") {
 		w.Errorf("after mesh reset client2 has\n%s", out)
 	}
+	h.isClean()
 	if out := h.do("docker", "ps", "-a", "--format", "{{.Names}}"); out != "client2" {
 		w.Errorf("after mesh reset there are the containers %q, want client2", out)
 	}
@@ -393,6 +492,16 @@ func reset(w *world) {
 	}
 	if out := h.do("busybox", "ip", "-o", "-4", "addr", "show", "docker0"); !strings.Contains(out, "inet 172.17.0.1/16") {
 		w.Errorf("after mesh reset docker0 has %q", out)
+	}
+}
+
+// isClean compares the firewall with what it was before anything was launched. The engine
+// has rules for containers that run.
+func (h *host) isClean() {
+	h.w.Helper()
+	h.do("docker", "stop", "client2")
+	if after := h.firewall(); after != h.w.clean {
+		h.w.Errorf("after mesh reset the firewall has\n%s\nand had before mesh launch\n%s", after, h.w.clean)
 	}
 }
 

@@ -49,6 +49,7 @@ type host struct {
 	addr   string // on eth0
 	bin    string // directory with the script mesh
 	docker *lab.Process
+	wire   *lab.Capture // what comes in at eth0
 }
 
 // newWorld makes the hosts and starts their engines.
