@@ -32,7 +32,7 @@ func badInput(w *world) {
 		{[]string{"attach", httpd6 + "/64", "plain"}, []string{httpd6, "httpd", "choose another"}},
 		{[]string{"attach", "fd00:99::21/64", "plain"}, []string{"fd00:99::21", "weave02", "choose another"}},
 		{[]string{"attach", "fd00:99::50", "plain"}, []string{"fd00:99::50", "/64"}},
-		{[]string{"attach", "fe80::1/64", "plain"}, []string{"fe80::1/64", "private network"}},
+		{[]string{"attach", "fe80::1/64", "plain"}, []string{"fe80::1 ", "private network"}},
 		{[]string{"attach", "192.168.99.50/24", "--", "-x"}, []string{"-x"}},
 		{[]string{"attach", "192.168.99.50/24", "-x"}, []string{"-x"}},
 		{[]string{"attach", "192.168.99.50/24", "a b"}, []string{"a b", "not the name"}},

@@ -35,7 +35,7 @@ func (k *Keeper) Publish(ctx context.Context, text string) (PublishedView, error
 	want := Publication{Spec: spec}
 	if _, isIP := spec.TargetIP(); !isIP {
 		if want.Container = k.keyNamed(spec.Target); want.Container == "" {
-			return PublishedView{}, fmt.Errorf("publish %s: no one container of this host is attached by the name %q: attach it first, or name one of another host by its address", spec, spec.Target)
+			return PublishedView{}, fmt.Errorf("publish %s: no container of this host is attached by the name %q, or more than one: attach it first, or name it by its address", spec, spec.Target)
 		}
 	}
 	k.mu.Lock()
