@@ -1,6 +1,9 @@
 package attach
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrEnded says that the container ended, before it was attached or meanwhile.
@@ -16,6 +19,20 @@ var (
 	// ErrNoIPv6 says that the container or the bridge cannot have IPv6 addresses.
 	ErrNoIPv6 = errors.New("no IPv6")
 )
+
+// SharedError says that the container shares its network with another one, which is
+// attached.
+type SharedError struct {
+	Device string // of both, in the container
+	Key    string // of the other one's attachment
+}
+
+func (e *SharedError) Error() string { return e.Words(e.Key) }
+
+// Words is the error for people who call the other container who.
+func (e *SharedError) Words(who string) string {
+	return fmt.Sprintf("it shares its network with %s, which is attached already and has its device %s: attach that one", who, e.Device)
+}
 
 var errEndedMeanwhile = &endedMeanwhile{}
 

@@ -95,7 +95,7 @@ func (p *pair) endOf(outer netlink.Link) (netlink.Link, error) {
 // foreign says whose a device is that has the name of ours.
 func (p *pair) foreign(inner netlink.Link) error {
 	if key, _, err := p.owner(inner); err == nil && key != "" {
-		return fmt.Errorf("the container's device %s belongs to %q, which shares its network and is attached already: attach that one", p.device, key)
+		return &SharedError{Device: p.device, Key: key}
 	}
 	return fmt.Errorf("the container has a device %s: %w", p.device, ErrForeign)
 }

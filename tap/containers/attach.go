@@ -187,7 +187,21 @@ func (k *Keeper) join(ctx context.Context, c engine.Container, a Attachment) (at
 	if err := k.probe(ctx, fresh, func(m frame.MAC) bool { return m == have.MAC }); err != nil {
 		return have, err
 	}
-	return attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoMulticastRoute, Log: k.Log})
+	iface, err := attach.Attach(ns, attach.Options{Bridge: k.Bridge, Key: a.key(), Addresses: a.Addresses, NoMulticastRoute: a.NoMulticastRoute, Log: k.Log})
+	if shared, ok := errors.AsType[*attach.SharedError](err); ok {
+		err = k.inWords(shared)
+	}
+	return iface, err
+}
+
+// inWords calls a container as people do, if it is known here.
+func (k *Keeper) inWords(shared *attach.SharedError) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if e := k.entries[shared.Key]; e != nil {
+		return errors.New(shared.Words(e.want.String()))
+	}
+	return shared
 }
 
 // open opens a container's network namespace.

@@ -352,3 +352,13 @@ func TestAttachAndDetachAtOnce(t *testing.T) {
 		wantKept(h.T, h.attachments, h.engine.Socket+":"+web.ID)
 	})
 }
+
+// Who shares the network of a container that is attached is told so, by its name.
+func TestAttachSharedNetwork(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		web := h.run("web")
+		h.mustAttach(web, "10.32.0.1/24")
+		wantError(h.T, h.attach(fmt.Sprintf("pid:%d", web.PID()), "10.32.0.2/24"), "it shares its network with container web, which is attached already")
+		h.wantInside(web, "10.32.0.1/24")
+	})
+}
