@@ -284,6 +284,9 @@ func (p *Port) rename(link netlink.Link, name string) error {
 }
 
 func (p *Port) notBridge(link netlink.Link) error {
+	if link.Type() == "openvswitch" {
+		return fmt.Errorf("device %s is an Open vSwitch datapath, such as Weave Net makes where it is to have no bridge, and removes with `weave reset`: %w", p.bridge, ErrNotBridge)
+	}
 	return fmt.Errorf("device %s is of the kind %s: %w", p.bridge, link.Type(), ErrNotBridge)
 }
 

@@ -314,6 +314,14 @@ func TestTakesOverWhatAKilledDaemonLeft(t *testing.T) {
 	}
 }
 
+// A kernel with Open vSwitch cannot be counted on.
+func TestDatapathIsNoBridge(t *testing.T) {
+	err := (&Port{bridge: "weave"}).notBridge(&netlink.GenericLink{LinkType: "openvswitch"})
+	if !errors.Is(err, ErrNotBridge) || !strings.Contains(err.Error(), "`weave reset`") {
+		t.Errorf("notBridge(openvswitch) = %v", err)
+	}
+}
+
 func TestOpenRefuses(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
