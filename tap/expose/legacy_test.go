@@ -54,7 +54,7 @@ func TestLegacyIsNotMade(t *testing.T) {
 
 func TestLegacyProblem(t *testing.T) {
 	p := plan{bridge: "weave", exposed: []Exposed{ex99, ex996}}
-	want := "type on the host: iptables-legacy -I FORWARD -d 192.168.99.0/24 -o weave -m comment --comment meshd -j ACCEPT; " +
+	want := "type on the host after each of its starts: iptables-legacy -I FORWARD -d 192.168.99.0/24 -o weave -m comment --comment meshd -j ACCEPT; " +
 		"iptables-legacy -I FORWARD -s 192.168.99.0/24 -i weave -m comment --comment meshd -j ACCEPT; " +
 		"iptables-legacy -I FORWARD -i weave -o weave -m comment --comment meshd -j ACCEPT"
 	if got := legacies[0].problem(p); !strings.HasSuffix(got, want) {

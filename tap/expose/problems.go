@@ -127,7 +127,7 @@ func (p plan) legacyProblems() (list []string) {
 
 // problem says what the user has to type where we have not the program.
 func (l legacy) problem(p plan) string {
-	return fmt.Sprintf("this host has rules of %s, which meshd cannot change as that program is not here: if their FORWARD drops (Docker's does), type on the host: %s",
+	return fmt.Sprintf("this host has rules of %s, which meshd can neither change nor read as that program is not here (in meshd's container): if their FORWARD drops (Docker's does), type on the host after each of its starts: %s",
 		l.program, l.commands(p.passes(l.ip6)))
 }
 
