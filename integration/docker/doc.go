@@ -15,4 +15,14 @@
 //
 // It needs root, busybox (static), docker and dockerd, TestEngines podman and containerd
 // too, and skips without, but fails where CI or MESHD_NEED_DOCKER is set.
+//
+// MESHD_DOCKER_DIR names a directory with the programs of another Docker (docker, dockerd,
+// containerd, containerd-shim-runc-v2, docker-proxy, docker-init, runc, docker-compose),
+// which are taken in place of the installed ones:
+//
+//	MESHD_DOCKER_DIR=/opt/docker-28 go test -v -run TestReferenceStory ./integration/docker
+//
+// So the story was played with Docker 20.10.24, 26.1.5, 28.5.2 and 29.7.2, with 29.7.2 also where
+// --firewall-backend=nftables is set, and with Compose 2.26.1 and 2.40.3. Newer engines need
+// a newer runc: 29 does not work with runc 1.1.
 package docker

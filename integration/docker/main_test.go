@@ -76,17 +76,24 @@ func tools() error {
 	return nil
 }
 
-// find looks for a program, also where only root's are.
+// programDirs is where the hosts' programs are: those of the engine that was asked for
+// come first.
+func programDirs() []string {
+	dirs := strings.Fields("/usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin")
+	if own := os.Getenv("MESHD_DOCKER_DIR"); own != "" {
+		dirs = append([]string{own}, dirs...)
+	}
+	return dirs
+}
+
+// find looks for a program as the hosts do.
 func find(name string) (string, error) {
-	var errs []error
-	for _, dir := range []string{"", "/usr/sbin/", "/sbin/"} {
-		path, err := exec.LookPath(dir + name)
-		if err == nil {
+	for _, dir := range programDirs() {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path, nil
 		}
-		errs = append(errs, err)
 	}
-	return "", errs[0]
+	return "", fmt.Errorf("there is no %s in %s", name, strings.Join(programDirs(), ", "))
 }
 
 func run(m *testing.M) int {

@@ -176,7 +176,7 @@ func (h *host) daemon(name string, ready []string, argv ...string) (*lab.Process
 
 // environment begins a command line: nothing of ours gets into the machine.
 func (h *host) environment() []string {
-	return []string{"-i", "PATH=" + h.bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"}
+	return []string{"-i", "PATH=" + h.bin + ":" + strings.Join(programDirs(), ":"), "HOME=/root"}
 }
 
 // stopEngine ends dockerd and with it the containers.
