@@ -64,7 +64,9 @@ func newUnpublishCmd(connect func() *client) *cobra.Command {
 	return &cobra.Command{
 		Use:   "unpublish [HOSTIP:]PORT[/udp][:CONTAINER_OR_IP:PORT]",
 		Short: "Take a published port back",
-		Args:  cobra.ExactArgs(1),
+		Long: `Take back what "meshd publish" did for a port. The number does where it is published
+once; else HOSTIP says which is meant.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := connect().call(cmd.Context(), http.MethodPost, "/v1/unpublish", publishRequest{Spec: args[0]})
 			return err

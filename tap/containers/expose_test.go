@@ -211,6 +211,24 @@ func TestPublish(t *testing.T) {
 	})
 }
 
+// The number of a port does where only one has it.
+func TestUnpublishByNumber(t *testing.T) {
+	inNetwork(t, func(h *node) {
+		h.mustAttach(h.run("web"), "10.32.0.1/24")
+		for _, spec := range []string{"127.0.0.1:8080:web:80", "[::1]:8080:web:80", "127.0.0.1:8080/udp:web:80"} {
+			_, err := h.Publish(h.Context(), spec)
+			must(h.T, err)
+		}
+		wantError(h.T, h.Unpublish(h.Context(), "8080"), "say which of 127.0.0.1:8080, [::1]:8080")
+		wantError(h.T, h.Unpublish(h.Context(), "8081"), "is not published")
+		wantError(h.T, h.Unpublish(h.Context(), "[::]:8080"), "is not published")
+		wantError(h.T, h.Unpublish(h.Context(), "8080/udp"), "")
+		wantError(h.T, h.Unpublish(h.Context(), "127.0.0.1:8080"), "")
+		wantError(h.T, h.Unpublish(h.Context(), "8080:web:80"), "is not published")
+		wantError(h.T, h.Unpublish(h.Context(), "8080"), "")
+	})
+}
+
 // A port that cannot be published takes no address, and what is exposed by hand stays.
 func TestPublishFails(t *testing.T) {
 	inNetwork(t, func(h *node) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 
 	"meshd/internal/subnet"
@@ -191,7 +192,8 @@ func (k *Keeper) Unpublish(ctx context.Context, text string) error {
 	return err
 }
 
-// portNamed is the published port that a user means.
+// portNamed is the published port that a user means. A number alone does for one that
+// is published at some addresses only, if no other has it.
 func (k *Keeper) portNamed(text string) (*port, error) {
 	spec, specErr := publish.ParseSpec(text)
 	at, err := publish.ParseHostPort(text)
@@ -203,11 +205,27 @@ func (k *Keeper) portNamed(text string) (*port, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.ports[at.String()]
-	if p == nil || specErr == nil && p.want.Spec != spec {
+	found := []*port{k.ports[at.String()]}
+	if found[0] == nil && !at.IP.IsValid() {
+		found = found[:0]
+		for _, p := range k.ports {
+			if p.want.Spec.Port == at.Port && p.want.Spec.UDP == at.UDP {
+				found = append(found, p)
+			}
+		}
+	}
+	switch {
+	case len(found) > 1:
+		var words []string
+		for _, p := range found {
+			words = append(words, p.want.Spec.HostPort.String())
+		}
+		slices.Sort(words)
+		return nil, fmt.Errorf("%s is published at several addresses: say which of %s", text, strings.Join(words, ", "))
+	case len(found) == 0, found[0] == nil, specErr == nil && found[0].want.Spec != spec:
 		return nil, fmt.Errorf("%s is not published: `meshd publish` lists what is", text)
 	}
-	return p, nil
+	return found[0], nil
 }
 
 // close ends a port, and hides addresses that no other port needs.
