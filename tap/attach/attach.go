@@ -185,17 +185,15 @@ func (a *attachment) ensurePair() error {
 
 // ensureHostSide tags the host side and has it on the bridge, up.
 func (a *attachment) ensureHostSide() error {
-	name, now, mtu := a.outer.Attrs().Name, a.outer.Attrs(), a.bridge.Attrs().MTU
+	name, now := a.outer.Attrs().Name, a.outer.Attrs()
 	if a.fresh {
 		if err := a.host.LinkSetAlias(a.outer, tag+a.key); err != nil {
 			return fmt.Errorf("tag %s: %w", name, err)
 		}
 		a.keepIPv6Off(name)
 	}
-	if now.MTU != mtu {
-		if err := a.host.LinkSetMTU(a.outer, mtu); err != nil {
-			return fmt.Errorf("set MTU of %s to %d: %w", name, mtu, err)
-		}
+	if err := a.ensureMTU(a.host, a.outer); err != nil {
+		return err
 	}
 	if now.MasterIndex != a.bridge.Attrs().Index {
 		a.changed = true
@@ -217,11 +215,8 @@ func (a *attachment) keepIPv6Off(name string) {
 
 // ensureInside has the inner end set and up.
 func (a *attachment) ensureInside() error {
-	mtu := a.bridge.Attrs().MTU
-	if a.inner.Attrs().MTU != mtu {
-		if err := a.inside.LinkSetMTU(a.inner, mtu); err != nil {
-			return fmt.Errorf("set MTU of %s to %d: %w", a.device, mtu, err)
-		}
+	if err := a.ensureMTU(a.inside, a.inner); err != nil {
+		return err
 	}
 	if a.fresh {
 		if err := a.ns.do(a.settle); err != nil {
@@ -229,6 +224,25 @@ func (a *attachment) ensureInside() error {
 		}
 	}
 	return a.ensureUp(a.inside, a.inner)
+}
+
+// ensureMTU gives an end the MTU of the bridge.
+func (a *attachment) ensureMTU(nl *netlink.Handle, link netlink.Link) error {
+	was, mtu := link.Attrs().MTU, a.bridge.Attrs().MTU
+	if was == mtu {
+		return nil
+	}
+	set := func(mtu int) error {
+		if err := nl.LinkSetMTU(link, mtu); err != nil {
+			return fmt.Errorf("set MTU of %s to %d: %w", link.Attrs().Name, mtu, err)
+		}
+		return nil
+	}
+	if err := set(mtu); err != nil {
+		return err
+	}
+	a.undo = append(a.undo, func() error { return set(was) })
+	return nil
 }
 
 func (a *attachment) ensureUp(nl *netlink.Handle, link netlink.Link) error {

@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,56 +61,90 @@ func (p *pair) findWeave(bridge netlink.Link) (bool, error) {
 }
 
 // takeOver makes Weave's pair ours, as it is: MAC, addresses and connections stay.
-// It gets our name here, and its alias and settings as a new one does.
+// It gets our name and alias here, and its settings as a new one does.
 func (a *attachment) takeOver() error {
 	theirs, ours := a.outer.Attrs().Name, hostName(a.key)
-	if err := a.renameOuter(ours); err != nil {
+	a.undo = append(a.undo, func() error { return a.nameOuter(theirs, "") })
+	if err := a.nameOuter(ours, tag+a.key); err != nil {
 		return err
 	}
 	a.fresh, a.changed = true, true
-	a.undo = append(a.undo, func() error {
-		return errors.Join(a.host.LinkSetAlias(a.outer, ""), a.renameOuter(theirs))
-	})
-	// Weave switches them off, which costs most of the throughput.
-	err := a.ns.do(func() error { return checksumOffload(a.device) })
-	if err != nil {
+	// Weave switches it off, which costs most of the throughput.
+	if err := a.ns.do(a.ensureChecksumOffload); err != nil {
 		a.o.Log.Debug("checksum offload stays off", "device", a.device, "err", err)
 	}
 	a.o.Log.Info("interface of Weave Net taken over", "device", theirs, "now", ours)
 	return nil
 }
 
-// renameOuter gives the host side a name; older kernels want it down for that.
-func (a *attachment) renameOuter(name string) error {
-	err := a.host.LinkSetName(a.outer, name)
+// nameOuter gives the host side a name and an alias; older kernels want it down for
+// that.
+func (a *attachment) nameOuter(name, alias string) error {
+	err := setNames(a.outer, name, alias)
 	if errors.Is(err, unix.EBUSY) {
-		err = errors.Join(a.host.LinkSetDown(a.outer), a.host.LinkSetName(a.outer, name), a.host.LinkSetUp(a.outer))
+		err = errors.Join(a.host.LinkSetDown(a.outer), setNames(a.outer, name, alias), a.host.LinkSetUp(a.outer))
 	}
 	if err != nil {
 		return fmt.Errorf("rename %s to %s: %w", a.outer.Attrs().Name, name, err)
 	}
-	a.outer.Attrs().Name = name
+	a.outer.Attrs().Name, a.outer.Attrs().Alias = name, alias
 	return nil
 }
 
-// checksumOffload has a device of the calling thread's namespace take packets without a
-// checksum, and with that whole segments of streams.
-func checksumOffload(device string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+// setNames sets the name and the alias of a device in one request: whoever ends in
+// the middle leaves Weave's device or ours, and nothing between. It works in the
+// calling thread's namespace.
+func setNames(link netlink.Link, name, alias string) error {
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(link.Attrs().Index)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// ensureChecksumOffload has the inner end take packets without a checksum, and with that
+// whole segments of streams. The thread is in the container.
+func (a *attachment) ensureChecksumOffload() error {
+	was, err := ethtool(a.device, unix.ETHTOOL_GTXCSUM, 0)
+	if err == nil {
+		_, err = ethtool(a.device, unix.ETHTOOL_STXCSUM, 1)
+	}
+	if err != nil || was != 0 {
 		return err
 	}
+	// Weave's router wants whole packets: it captures them.
+	a.undo = append(a.undo, func() error {
+		return a.ns.do(func() error {
+			if _, err := ethtool(a.device, unix.ETHTOOL_STXCSUM, 0); err != nil && !errors.Is(err, unix.ENODEV) {
+				return fmt.Errorf("switch the checksum offload of %s off again: %w", a.device, err)
+			}
+			return nil
+		})
+	})
+	return nil
+}
+
+// ethtool gives a command of linux/ethtool.h with one value to a device of the calling
+// thread's namespace, and returns the value that the kernel leaves there.
+func ethtool(device string, cmd, value uint32) (uint32, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
 	defer unix.Close(fd)
-	value := struct{ cmd, on uint32 }{unix.ETHTOOL_STXCSUM, 1} // struct ethtool_value
-	var req struct {                                           // struct ifreq
+	arg := struct{ cmd, value uint32 }{cmd, value} // struct ethtool_value
+	var req struct {                               // struct ifreq
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [16]byte
 	}
 	copy(req.name[:unix.IFNAMSIZ-1], device)
-	req.data = unsafe.Pointer(&value)
+	req.data = unsafe.Pointer(&arg)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
+		return 0, errno
 	}
-	return nil
+	return arg.value, nil
 }

@@ -2,9 +2,14 @@ package attach
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"meshd/internal/frame"
 	"meshd/internal/lab"
@@ -16,7 +21,7 @@ func (h host) weaves(c *lab.Namespace, hostSide, addr string) frame.MAC {
 	h.t.Helper()
 	must(h.t, lab.Connect(h.Namespace, hostSide, c, DefaultDevice))
 	must(h.t, h.Join(hostSide, bridge))
-	must(h.t, c.SetFeatures(DefaultDevice, false, "tx-checksum-ip-generic"))
+	must(h.t, c.SetFeatures(DefaultDevice, false, "tx-checksum-ip-generic", "tx-checksum-sctp"))
 	must(h.t, c.AddAddress(DefaultDevice, netip.MustParsePrefix(addr)))
 	link, err := c.Look(DefaultDevice)
 	must(h.t, err)
@@ -73,6 +78,7 @@ func TestTakesOverWeaves(t *testing.T) {
 func TestWeavesStaysOnFailure(t *testing.T) {
 	h := build(t)
 	h.weaves(h.c1, "vethwepl4711", "10.32.0.1/24")
+	must(t, errors.Join(h.SetMTU("vethwepl4711", bridgeMTU-10), h.c1.SetMTU(DefaultDevice, bridgeMTU-10)))
 	ns := h.open(h.c1)
 	unmount(t, h.c1) // as if it ended meanwhile
 	err := h.Do(func() error {
@@ -88,11 +94,64 @@ func TestWeavesStaysOnFailure(t *testing.T) {
 	}
 	must(t, h.Do(func() error {
 		i, ok, err := OfWeave(ns, bridge)
-		if !ok || !slices.Equal(i.Addresses, prefixes("10.32.0.1/24")) {
+		if !ok || !slices.Equal(i.Addresses, prefixes("10.32.0.1/24")) || i.MTU != bridgeMTU-10 {
 			t.Errorf("OfWeave() = %+v, %v", i, ok)
 		}
 		return err
 	}))
+	if outer, err := h.Look("vethwepl4711"); err != nil || outer.MTU != bridgeMTU-10 || !outer.Up {
+		t.Errorf("host side = %+v, %v", outer, err)
+	}
+	must(t, ns.do(func() error {
+		on, err := ethtool(DefaultDevice, unix.ETHTOOL_GTXCSUM, 0)
+		if on != 0 {
+			t.Errorf("its checksum offload is on, and Weave's router captures what it sends")
+		}
+		return err
+	}))
+}
+
+// TestNeverHalfOurs: whoever ends in the middle of a takeover leaves Weave's device or
+// ours. One with our name alone would be in the way of the next attempt.
+func TestNeverHalfOurs(t *testing.T) {
+	h := build(t)
+	h.weaves(h.c1, "vethwepl4711", "10.32.0.1/24")
+	key, ours := h.c1.Name, hostName(h.c1.Name)
+	ns := h.open(h.c1)
+	done := make(chan error, 1) // one send
+	var end atomic.Bool
+	go func() {
+		done <- h.Do(func() error {
+			for !end.Load() {
+				link, err := netlink.LinkByName(ours)
+				if err == nil && link.Attrs().Alias != tag+key {
+					return fmt.Errorf("%s has the alias %q", ours, link.Attrs().Alias)
+				}
+			}
+			return nil
+		})
+	}()
+	must(t, h.Do(func() error {
+		p, err := openPair(ns, key, DefaultDevice)
+		if err != nil {
+			return err
+		}
+		defer p.close()
+		a := &attachment{pair: p}
+		if a.outer, err = netlink.LinkByName("vethwepl4711"); err != nil {
+			return err
+		}
+		for range 200 {
+			if err := errors.Join(a.nameOuter(ours, tag+key), a.nameOuter("vethwepl4711", "")); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	end.Store(true)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }
 
 // TestNotWeaves: what only looks like Weave's is left alone.
