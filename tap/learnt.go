@@ -11,8 +11,8 @@ import (
 // forgetLearnt has a bridge forget at which port it has seen which MAC. What was behind
 // another port until now may be behind ours, such as all that the router had learnt which
 // was on the bridge before: frames to it would go where nobody is, until one comes from
-// there or the entry is too old, after 5 minutes. It works in the calling thread's
-// namespace.
+// there or the entry is too old, after 5 minutes. What somebody entered by hand, static,
+// stays. It works in the calling thread's namespace.
 func forgetLearnt(bridge netlink.Link) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)

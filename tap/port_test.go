@@ -216,18 +216,23 @@ func TestForgetsWhereMACsWere(t *testing.T) {
 	addBridge(t, "weave")
 	must(t, netlink.LinkSetUp(link(t, "weave")))
 	w := wire(t, "weave", 1500)
-	there := frame.MAC{2, 0, 0, 0, 0, 9}
-	learnt := func() bool {
+	there, byHand := frame.MAC{2, 0, 0, 0, 0, 9}, frame.MAC{2, 0, 0, 0, 0, 8}
+	knows := func(mac frame.MAC) bool {
 		entries, err := netlink.NeighList(w.index, unix.AF_BRIDGE)
 		must(t, err)
-		return slices.ContainsFunc(entries, func(n netlink.Neigh) bool { return bytes.Equal(n.HardwareAddr, there[:]) })
+		return slices.ContainsFunc(entries, func(n netlink.Neigh) bool { return bytes.Equal(n.HardwareAddr, mac[:]) })
 	}
+	learnt := func() bool { return knows(there) }
+	must(t, netlink.NeighSet(&netlink.Neigh{LinkIndex: w.index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER, State: netlink.NUD_NOARP, HardwareAddr: byHand[:]}))
 	eventually(t, "the bridge learns a MAC", func() bool {
 		return inject(w, ethernet(broadcast, there, append([]byte{0x88, 0xb5}, make([]byte, 50)...)...)) == nil && learnt()
 	})
 	p := open(t, Config{})
 	if learnt() {
 		t.Error("the bridge knows the MAC at another port still")
+	}
+	if !knows(byHand) {
+		t.Error("the bridge forgot what it was told by hand")
 	}
 	// Neither is it forgotten again and again.
 	eventually(t, "the bridge learns a MAC", func() bool {
