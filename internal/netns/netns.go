@@ -73,11 +73,17 @@ func FromFD(fd int) (*Namespace, error) {
 // ID tells which namespace it is.
 func (n *Namespace) ID() ID { return n.id }
 
-// FD is the open file, for the kernel's interfaces that take one. It stays n's.
+// FD is the open file, for the kernel's interfaces that take one; -1 after Close. It stays
+// n's.
 func (n *Namespace) FD() int { return n.fd }
 
-// Close closes the namespace, once.
-func (n *Namespace) Close() error { return os.NewSyscallError("close", unix.Close(n.fd)) }
+// Close closes the namespace. After it nothing is done there: Do, and Close again, are
+// errors that wrap EBADF.
+func (n *Namespace) Close() error {
+	fd := n.fd
+	n.fd = -1 // the next file that is opened gets the same number
+	return os.NewSyscallError("close", unix.Close(fd))
+}
 
 // CurrentID tells which namespace the calling thread is in.
 func CurrentID() (ID, error) { return IDAt(unix.AT_FDCWD, own) }
@@ -97,7 +103,7 @@ func idOf(s *unix.Stat_t) ID { return ID{Dev: s.Dev, Ino: s.Ino} }
 // in the namespace. Where that is the process's own, no privilege is needed.
 func (n *Namespace) Do(f func() error) error {
 	return OnOwnThread(func() error {
-		if here, err := CurrentID(); err != nil || here != n.id {
+		if here, err := CurrentID(); err != nil || here != n.id || n.fd < 0 {
 			if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
 				return &EnterError{err}
 			}

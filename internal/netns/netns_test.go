@@ -157,6 +157,29 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestClosed: the number of a closed file is the next one's, which may be another
+// namespace.
+func TestClosed(t *testing.T) {
+	n, m := other(t), other(t)
+	fd := n.FD()
+	must(t, n.Close())
+	must(t, unix.Dup3(m.FD(), fd, unix.O_CLOEXEC))
+	defer unix.Close(fd)
+	err := n.Do(func() error { t.Error("f was called"); return nil })
+	if _, ok := errors.AsType[*EnterError](err); !ok || !errors.Is(err, unix.EBADF) {
+		t.Errorf("Do = %v, want an EnterError of EBADF", err)
+	}
+	if err := n.Close(); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Close = %v, want EBADF", err)
+	}
+	var own *Namespace
+	must(t, OnOwnThread(func() (err error) { own, err = Current(); return err }))
+	must(t, own.Close())
+	if err := own.Do(func() error { return nil }); !errors.Is(err, unix.EBADF) {
+		t.Errorf("Do in a closed one of its own = %v, want EBADF", err)
+	}
+}
+
 // TestDoWithoutPrivileges: nobody may enter another namespace, and everybody work in his.
 func TestDoWithoutPrivileges(t *testing.T) {
 	if fd, err := strconv.Atoi(os.Getenv(unprivileged)); err == nil {
