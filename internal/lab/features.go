@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/ethtool"
 )
 
 // The ethtool ioctl, linux/ethtool.h: a command's number comes first, feature
@@ -42,13 +44,13 @@ type (
 // "tx-udp-segmentation".
 func (n *Namespace) Features(link string) (map[string]bool, error) {
 	out := map[string]bool{}
-	err := n.ethtool(link, func(t ethtool) error {
-		names, err := t.featureNames()
+	err := n.features(link, func() error {
+		names, err := featureNames(link)
 		if err != nil {
 			return err
 		}
 		state := featureState{cmd: unix.ETHTOOL_GFEATURES, blocks: blocksOf(len(names))}
-		if err := t.call(unsafe.Pointer(&state)); err != nil {
+		if err := ethtool.Call(link, unsafe.Pointer(&state)); err != nil {
 			return err
 		}
 		for i, name := range names {
@@ -63,13 +65,13 @@ func (n *Namespace) Features(link string) (map[string]bool, error) {
 // does not know are left out: it does not do what they name. What it forbids to
 // change is left as it is; Features tells.
 func (n *Namespace) SetFeatures(link string, on bool, features ...string) error {
-	return n.ethtool(link, func(t ethtool) error {
-		names, err := t.featureNames()
+	return n.features(link, func() error {
+		names, err := featureNames(link)
 		if err != nil {
 			return err
 		}
 		change := changeOf(names, on, features)
-		return t.call(unsafe.Pointer(&change))
+		return ethtool.Call(link, unsafe.Pointer(&change))
 	})
 }
 
@@ -95,53 +97,25 @@ func blocksOf(features int) uint32 {
 	return uint32((features + featuresPerBlock - 1) / featuresPerBlock)
 }
 
-// ethtool is one interface, seen through a socket of its namespace.
-type ethtool struct {
-	fd   int
-	link string
-}
-
-func (n *Namespace) ethtool(link string, f func(ethtool) error) error {
-	err := n.Do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		return f(ethtool{fd, link})
-	})
-	if err != nil {
+// features calls f in the namespace.
+func (n *Namespace) features(link string, f func() error) error {
+	if err := n.Do(f); err != nil {
 		return fmt.Errorf("features of %s in %s: %w", link, n.Name, err)
 	}
 	return nil
 }
 
-// call does one command; the kernel writes the answer where arg points.
-func (t ethtool) call(arg unsafe.Pointer) error {
-	var req struct { // struct ifreq
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}
-	copy(req.name[:unix.IFNAMSIZ-1], t.link)
-	req.data = arg
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(t.fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
-	if errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-func (t ethtool) featureNames() ([]string, error) {
+// featureNames are in the order of the bits.
+func featureNames(link string) ([]string, error) {
 	info := setInfo{cmd: unix.ETHTOOL_GSSET_INFO, mask: 1 << featureStrings}
-	if err := t.call(unsafe.Pointer(&info)); err != nil {
+	if err := ethtool.Call(link, unsafe.Pointer(&info)); err != nil {
 		return nil, err
 	}
 	if info.mask == 0 || info.count > maxFeatures {
 		return nil, fmt.Errorf("kernel names %d features", info.count)
 	}
 	set := &stringSet{cmd: unix.ETHTOOL_GSTRINGS, set: featureStrings, count: info.count}
-	if err := t.call(unsafe.Pointer(set)); err != nil {
+	if err := ethtool.Call(link, unsafe.Pointer(set)); err != nil {
 		return nil, err
 	}
 	names := make([]string, min(set.count, info.count))

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"meshd/internal/ethtool"
 )
 
 // weavePrefix begins the name of the host side of what `weave attach` makes; the
@@ -108,9 +109,9 @@ func setNames(link netlink.Link, name, alias string) error {
 // ensureChecksumOffload has the inner end take packets without a checksum, and with that
 // whole segments of streams. The thread is in the container.
 func (a *attachment) ensureChecksumOffload() error {
-	was, err := ethtool(a.device, unix.ETHTOOL_GTXCSUM, 0)
+	was, err := ethtool.Get(a.device, unix.ETHTOOL_GTXCSUM)
 	if err == nil {
-		_, err = ethtool(a.device, unix.ETHTOOL_STXCSUM, 1)
+		err = ethtool.Set(a.device, unix.ETHTOOL_STXCSUM, 1)
 	}
 	if err != nil || was != 0 {
 		return err
@@ -118,33 +119,11 @@ func (a *attachment) ensureChecksumOffload() error {
 	// Weave's router wants whole packets: it captures them.
 	a.undo = append(a.undo, func() error {
 		return a.ns.do(func() error {
-			if _, err := ethtool(a.device, unix.ETHTOOL_STXCSUM, 0); err != nil && !errors.Is(err, unix.ENODEV) {
+			if err := ethtool.Set(a.device, unix.ETHTOOL_STXCSUM, 0); err != nil && !errors.Is(err, unix.ENODEV) {
 				return fmt.Errorf("switch the checksum offload of %s off again: %w", a.device, err)
 			}
 			return nil
 		})
 	})
 	return nil
-}
-
-// ethtool gives a command of linux/ethtool.h with one value to a device of the calling
-// thread's namespace, and returns the value that the kernel leaves there.
-func ethtool(device string, cmd, value uint32) (uint32, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, err
-	}
-	defer unix.Close(fd)
-	arg := struct{ cmd, value uint32 }{cmd, value} // struct ethtool_value
-	var req struct {                               // struct ifreq
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}
-	copy(req.name[:unix.IFNAMSIZ-1], device)
-	req.data = unsafe.Pointer(&arg)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return 0, errno
-	}
-	return arg.value, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"meshd/internal/ethtool"
 	"meshd/internal/frame"
 	"meshd/internal/lab"
 )
@@ -103,7 +104,7 @@ func TestWeavesStaysOnFailure(t *testing.T) {
 		t.Errorf("host side = %+v, %v", outer, err)
 	}
 	must(t, ns.do(func() error {
-		on, err := ethtool(DefaultDevice, unix.ETHTOOL_GTXCSUM, 0)
+		on, err := ethtool.Get(DefaultDevice, unix.ETHTOOL_GTXCSUM)
 		if on != 0 {
 			t.Errorf("its checksum offload is on, and Weave's router captures what it sends")
 		}
