@@ -179,3 +179,35 @@ func TestNotWeaves(t *testing.T) {
 		})
 	}
 }
+
+// TestNotAnothersWeaves: a container that may make devices cannot have the interface of
+// another one taken over for its own.
+func TestNotAnothersWeaves(t *testing.T) {
+	h := build(t)
+	h.weaves(h.c2, "vethwepl4711", "10.32.0.2/24")
+	index := 0
+	must(t, h.Do(func() error {
+		link, err := netlink.LinkByName("vethwepl4711")
+		if err == nil {
+			index = link.Attrs().Index
+		}
+		return err
+	}))
+	must(t, h.c1.Do(func() error { // the number of its other end is that of the host's
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "end", Index: index}, PeerName: DefaultDevice})
+	}))
+	ns := h.open(h.c1)
+	must(t, h.Do(func() error {
+		i, ok, err := OfWeave(ns, bridge)
+		if ok {
+			t.Errorf("OfWeave() = %+v", i)
+		}
+		return err
+	}))
+	if _, err := h.attach(h.c1, options(h.c1, "10.32.0.1/24")); !errors.Is(err, ErrForeign) {
+		t.Errorf("Attach() = %v, want %v", err, ErrForeign)
+	}
+	if alias := aliasOf(t, h.Namespace, "vethwepl4711"); alias != "" {
+		t.Errorf("the other one's alias is %q", alias)
+	}
+}
