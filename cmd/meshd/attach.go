@@ -46,7 +46,8 @@ func newAttachCmd(connect func() *client) *cobra.Command {
 print them. Each address is first looked for on the overlay: one that somebody has is
 refused. The container gets the interface back whenever it, its engine or this host
 was restarted, until it is detached or removed. An interface that Weave Net has given
-it on the same bridge is taken over with its addresses.
+it on the same bridge is taken over with what it has; of its addresses those that are
+named here come back after a restart.
 
 ` + containerWords,
 		Example: "  meshd attach 192.168.99.10/24 httpd\n  meshd attach 10.32.1.5/16 fd00:32::5/64 netns:lab",

@@ -116,6 +116,9 @@ func (k *Keeper) attach(ctx context.Context, e *entry, c engine.Container, addre
 		if iface, err = k.join(ctx, c, next); err == nil {
 			k.note(e, next, &iface, "")
 			k.Log.Info("container attached", "container", next.String(), "addresses", next.Addresses, "mac", iface.MAC)
+			if more := gone(Attachment{Addresses: iface.Addresses}, next); len(more) > 0 {
+				k.Log.Warn("container has more addresses, which do not come back after a restart", "container", next.String(), "addresses", more)
+			}
 			return nil
 		}
 	}

@@ -81,6 +81,16 @@ func TestAttachTakesOverWeaves(t *testing.T) {
 		}
 		h.wantInside(web, "10.32.0.1/24")
 		h.mustAttach(web, "10.32.0.1/24")
+		if strings.Contains(h.log.String(), "more addresses") {
+			h.Error("the log speaks of more addresses than were named")
+		}
+		db := h.run("db")
+		h.plug(db, "vethwepl4712", "ethwe", "10.32.0.4/24")
+		must(h.T, h.attach("db", "10.32.0.5/24"))
+		h.wantInside(db, "10.32.0.4/24 10.32.0.5/24")
+		if !strings.Contains(h.log.String(), "more addresses, which do not come back after a restart\" container=\"container db\" addresses=[10.32.0.4/24]") {
+			h.Error("the log does not speak of Weave's address that was not named")
+		}
 		if v := h.viewOf(web); v.MAC != mac.String() || !v.Attached {
 			h.Errorf("view: %+v, want the MAC %s", v, mac)
 		}
