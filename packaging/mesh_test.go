@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,26 @@ func launched(answers ...answer) world {
 	return world{Containers: map[string]containerState{"meshd": state(true, true)}, Answers: answers}
 }
 
+// stopped is a host where meshd's container was stopped.
+func stopped(answers ...answer) world {
+	return world{Containers: map[string]containerState{"meshd": state(false, true)}, Answers: answers}
+}
+
+// both are the programs of a host where Docker and meshd are installed.
+var both = []string{"docker", "meshd"}
+
+// onHost is the environment where a daemon's socket is on the host.
+func onHost(t *testing.T) map[string]string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "meshd.sock")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return map[string]string{"MESHD_API_SOCKET": path}
+}
+
 // inContainer is a command of meshd as it is run in the container.
 func inContainer(args ...string) []string {
 	return append([]string{"docker", "exec", "--", "meshd", "/meshd"}, args...)
@@ -68,7 +89,7 @@ func TestMesh(t *testing.T) {
 		{name: "a failure's exit code", world: launched(answer{Call: []string{"docker", "exec"}, Code: 4, Stderr: "no\n"}), args: []string{"why", "weave09"},
 			calls: [][]string{inContainer("why", "weave09")}, stderr: "no", code: 4},
 		{name: "not launched", args: []string{"status"}, stderr: "meshd container is not present. Have you launched it?", code: 1},
-		{name: "stopped", world: world{Containers: map[string]containerState{"meshd": state(false, true)}}, args: []string{"status"},
+		{name: "stopped", world: stopped(), args: []string{"status"},
 			stderr: "meshd container is not running. Start it with 'mesh launch'.", code: 1},
 		{name: "another name", env: map[string]string{"WEAVE_CONTAINER_NAME": "weave"}, args: []string{"ps"}, stderr: "weave container is not present", code: 1},
 		{name: "mesh name first", env: map[string]string{"WEAVE_CONTAINER_NAME": "weave", "MESH_CONTAINER_NAME": "mine"}, args: []string{"ps"}, stderr: "mine container is not present", code: 1},
@@ -127,6 +148,12 @@ func TestMesh(t *testing.T) {
 		{name: "stop twice", args: []string{"stop"}, stderr: "meshd is not running."},
 		{name: "stop as process", pretend: []string{"meshd"}, args: []string{"stop"}, calls: [][]string{{"meshd", "down", "--keep-bridge"}}},
 		{name: "reset as process", pretend: []string{"meshd"}, args: []string{"reset"}, calls: [][]string{{"meshd", "down", "--force"}}},
+		{name: "stop a process beside a stopped container", pretend: both, world: stopped(), env: onHost(t), args: []string{"stop"},
+			calls: [][]string{{"meshd", "status"}, {"meshd", "down", "--keep-bridge"}}},
+		{name: "reset a process beside a stopped container", pretend: both, world: stopped(), env: onHost(t), args: []string{"reset"},
+			calls: [][]string{{"meshd", "status"}, {"meshd", "down", "--force"}, {"docker", "rm", "--", "meshd"}}},
+		{name: "stop, a dead daemon's socket", pretend: both, world: stopped(answer{Call: []string{"meshd", "status"}, Code: 1}), env: onHost(t), args: []string{"stop"},
+			calls: [][]string{{"meshd", "status"}}, stderr: "meshd is not running."},
 		{name: "reset, bad option", world: launched(), args: []string{"reset", "--hard"}, stderr: "no arguments but --force", code: 2},
 		{name: "logs", world: launched(), args: []string{"logs", "-f"}, calls: [][]string{{"docker", "logs", "-f", "meshd"}}},
 		{name: "version", args: []string{"version"}, calls: [][]string{{"docker", "run", "--rm", "--network", "none", "meshd", "version"}}},
