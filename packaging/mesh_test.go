@@ -68,6 +68,8 @@ func inContainer(args ...string) []string {
 const newID = "f00dfeed\n"
 
 func TestMesh(t *testing.T) {
+	noImage := world{Answers: []answer{{Call: []string{"docker", "image"}, Code: 1}}}
+	down := world{Answers: []answer{{Call: []string{"docker"}, Stderr: "Cannot connect to the Docker daemon\n", Code: 1}}}
 	created := answer{Call: []string{"docker", "run", "-d"}, Stdout: newID}
 	tests := []struct {
 		name    string
@@ -82,6 +84,8 @@ func TestMesh(t *testing.T) {
 		pretend []string // programs; docker if empty
 	}{
 		{name: "help", args: []string{"help"}, stdout: "usage: mesh COMMAND\n"},
+		{name: "help of a command", world: launched(), args: []string{"launch", "--help"}, stdout: "usage: mesh COMMAND\n"},
+		{name: "help of run", world: launched(), args: []string{"run", "-h"}, stdout: "usage: mesh COMMAND\n"},
 		{name: "nothing", stderr: "usage: mesh COMMAND", code: 1},
 		{name: "unknown command", args: []string{"frobnicate"}, stderr: "unknown command 'frobnicate'", code: 2},
 
@@ -162,6 +166,14 @@ func TestMesh(t *testing.T) {
 		{name: "logs", world: launched(), args: []string{"logs", "-f"}, calls: [][]string{{"docker", "logs", "-f", "meshd"}}},
 		{name: "version", args: []string{"version"}, calls: [][]string{{"docker", "run", "--rm", "--network", "none", "meshd", "version"}}},
 
+		{name: "launch without the image", world: noImage, args: []string{"launch"}, stderr: "mesh: there is no image 'meshd' on this host: build it with 'make image', or name one with MESH_IMAGE\n", code: 1},
+		{name: "an image of a registry is docker's to find", world: noImage, env: map[string]string{"MESH_IMAGE": "reg/meshd:1"}, args: []string{"version"},
+			calls: [][]string{{"docker", "run", "--rm", "--network", "none", "reg/meshd:1", "version"}}},
+		{name: "reset without the image", world: noImage, args: []string{"reset"}, stderr: "there is no image 'meshd'", code: 1},
+		{name: "reset where Docker is down", world: down, args: []string{"reset"}, stderr: "Docker does not answer: start it or run this as root", code: 1},
+		{name: "launch where Docker is down", world: down, args: []string{"launch"}, stderr: "Docker does not answer: start it or run this as root", code: 1},
+		{name: "version where Docker is down", world: down, args: []string{"version"}, stderr: "Docker does not answer", code: 1},
+
 		{name: "dns", as: "weave", args: []string{"dns-add", "x"}, stderr: "The 'weave dns-add' command is not in meshd: it has no DNS", code: 1},
 		{name: "ipam", args: []string{"status", "ipam"}, stderr: "does not allocate addresses", code: 1},
 		{name: "proxy", args: []string{"env"}, stderr: "it has no Docker proxy", code: 1},
@@ -182,7 +194,7 @@ func TestMesh(t *testing.T) {
 				if got.code != tt.code {
 					t.Errorf("exit code %d, want %d", got.code, tt.code)
 				}
-				if tt.name == "help" {
+				if strings.HasPrefix(tt.name, "help") {
 					got.stdout, _, _ = strings.Cut(got.stdout, "\n")
 					got.stdout += "\n"
 				}
