@@ -51,7 +51,7 @@ named here come back after a restart.
 
 ` + containerWords,
 		Example: "  meshd attach 192.168.99.10/24 httpd\n  meshd attach 10.32.1.5/16 fd00:32::5/64 netns:lab",
-		Args:    cobra.MinimumNArgs(2),
+		Args:    atLeast(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := attachRequest{Container: args[len(args)-1], NoMulticastRoute: noRoute}
 			var err error
@@ -75,7 +75,7 @@ func newDetachCmd(connect func() *client) *cobra.Command {
 		Long: `Take these addresses, or all, from a container, and its interface with the last one.
 
 ` + containerWords,
-		Args: cobra.MinimumNArgs(1),
+		Args: atLeast(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := attachRequest{Container: args[len(args)-1]}
 			var err error

@@ -31,7 +31,7 @@ for the rest of the time, and round-trip times, idle and under load.
 It runs between the two daemons, in the direction to PEER; bridges and containers
 have no part in it. It takes all the capacity that it finds, beside other traffic.
 PEER is a name, nickname or address, and must be meshd.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly(1),
 		ValidArgsFunction: completePeers(connect),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if duration < measure.MinTime || duration > measure.MaxTime {

@@ -118,7 +118,7 @@ func TestBenchCommand(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"bench"}, exitUsage, "accepts 1 arg"},
+		{[]string{"bench"}, exitUsage, "too few words"},
 		{[]string{"bench", "weave02", "--time", "0s"}, exitUsage, "is not from 1s to 1m0s"},
 		{[]string{"bench", "weave02", "--time", "2m"}, exitUsage, "is not from 1s to 1m0s"},
 		{[]string{"bench", "weave09"}, exitFailure, "no peer has the name, nickname or address weave09"},

@@ -16,7 +16,7 @@ func newConfigCheckCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE",
 		Short: "Say all that is wrong with a configuration file",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := config.Load(args[0], nil, transportNames()...)
 			for _, w := range cfg.Warnings {

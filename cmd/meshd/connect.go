@@ -22,7 +22,7 @@ or the name or nickname of a peer that the mesh knows.
 
 The targets are those of the running daemon; write them to "peers" in the
 configuration file to keep them.`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              atLeast(1),
 		ValidArgsFunction: completePeers(connect),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := connect()

@@ -66,7 +66,7 @@ func newDemoServeCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:    "serve ADDRESS TEXT",
 		Short:  "Answer HTTP on an address with a text",
-		Args:   cobra.ExactArgs(2),
+		Args:   exactly(2),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return demo.Serve(cmd.Context(), args[0], args[1])

@@ -15,7 +15,7 @@ func newDocsCmd() *cobra.Command {
 		Short: "Write a man page for each command into DIR",
 		Long: `Write a man page for each command into DIR, which is made if it is missing. The date
 on them is SOURCE_DATE_EPOCH, else today.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err

@@ -14,7 +14,7 @@ func newForgetCmd(connect func() *client) *cobra.Command {
 		Long: `Remove peers from the targets. PEER is a target as "meshd status targets" prints
 it, an address, or the name or nickname of the peer there. Connections that exist
 stay, and discovery may find the peer again.`,
-		Args:              cobra.MinimumNArgs(1),
+		Args:              atLeast(1),
 		ValidArgsFunction: completeTargets(connect),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := connect()

@@ -48,7 +48,7 @@ time, or has no route, says so and counts as lost.
 
 PEER is a name, nickname or address, and must be meshd. The exit code is 0 if an answer
 came, 1 if none did, and 2 if something else is wrong.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly(1),
 		ValidArgsFunction: completePeers(connect),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := req.check(); err != nil {

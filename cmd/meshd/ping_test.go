@@ -197,7 +197,7 @@ func TestPingExitCodes(t *testing.T) {
 		{"weave02 -c 2", []measure.Try{answer}, nil, exitNoPing, "has ended"},
 		{"weave02", []measure.Try{answer}, nil, exitNoPing, "has ended"},
 		{"weave02 --socket /does/not/exist", nil, nil, exitNoPing, "no meshd is running here"},
-		{"", nil, nil, exitUsage, "accepts 1 arg"},
+		{"", nil, nil, exitUsage, "too few words"},
 		{"weave02 -c -1", nil, nil, exitUsage, "--count -1 is negative"},
 		{"weave02 -i 0.1", nil, nil, exitUsage, "--interval 0.1 is not from 0.2 to 3600 seconds"},
 		{"weave02 -i NaN", nil, nil, exitUsage, "--interval NaN is not"},

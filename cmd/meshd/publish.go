@@ -66,7 +66,7 @@ func newUnpublishCmd(connect func() *client) *cobra.Command {
 		Short: "Take a published port back",
 		Long: `Take back what "meshd publish" did for a port. The number does where it is published
 once; else HOSTIP says which is meant.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			_, err := connect().call(cmd.Context(), http.MethodPost, "/v1/unpublish", publishRequest{Spec: args[0]})
 			return err

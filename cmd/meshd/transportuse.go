@@ -56,7 +56,7 @@ to the order of preference.
 The choice holds for this end, until it is changed or this daemon ends; write
 "overrides" in the configuration file to keep it. PEER is a name, nickname or
 address.`,
-		Args: cobra.ExactArgs(2),
+		Args: exactly(2),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			switch len(args) {
 			case 0:

@@ -245,7 +245,7 @@ nickname that only one pinned peer has.
 
 The running daemon is asked. Without one, or with --config or --state-dir, the file in
 the state directory is changed.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := connect()
 			v, s, err := trusted(cmd, c, &files)

@@ -179,7 +179,7 @@ func newWhyCmd(connect func() *client) *cobra.Command {
 		Long: `Say how frames go to PEER: direct, relayed through another peer, or not at all;
 what was tried, what failed, and what would make the way direct. PEER is a name,
 nickname or address.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              exactly(1),
 		ValidArgsFunction: completePeers(connect),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := connect()
