@@ -109,6 +109,8 @@ func TestExitCodes(t *testing.T) {
 		{"connect", exitUsage, "too few words: write `meshd connect PEER...`\n"},
 		{"forget", exitUsage, "too few words: write `meshd forget PEER...`\n"},
 		{"attach httpd", exitUsage, "too few words: write `meshd attach CIDR... CONTAINER`\n"},
+		{"publish 80:httpd", exitUsage, "the port of the target is missing"},
+		{"unpublish 80000", exitUsage, "give a number from 1 to 65535"},
 		{"unpublish 80:httpd:80 x", exitUsage, "too many words: write `meshd unpublish "},
 		{"config check", exitUsage, "too few words: write `meshd config check FILE`\n"},
 		{"config", exitUsage, "needs one of: check, show"},

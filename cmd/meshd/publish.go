@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"meshd/tap/containers"
+	"meshd/tap/publish"
 )
 
 // publishRequest is the body of /v1/publish and /v1/unpublish.
@@ -45,6 +46,9 @@ printed.`,
 			if len(args) == 0 {
 				return listPublished(cmd, connect(), asJSON)
 			}
+			if _, err := publish.ParseSpec(args[0]); err != nil {
+				return usageError{err}
+			}
 			view, err := callFor[containers.PublishedView](cmd.Context(), connect(), http.MethodPost, "/v1/publish", publishRequest{Spec: args[0]})
 			if err != nil {
 				return err
@@ -68,6 +72,10 @@ func newUnpublishCmd(connect func() *client) *cobra.Command {
 once; else HOSTIP says which is meant.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			_, specErr := publish.ParseSpec(args[0])
+			if _, err := publish.ParseHostPort(args[0]); err != nil && specErr != nil {
+				return usageError{err}
+			}
 			_, err := connect().call(cmd.Context(), http.MethodPost, "/v1/unpublish", publishRequest{Spec: args[0]})
 			return err
 		},
