@@ -174,6 +174,13 @@ func TestPublish(t *testing.T) {
 		defer taken.Close()
 		_, err = h.Publish(h.Context(), "127.0.0.1:8082:web:80")
 		wantError(h.T, err, "taken by nginx (pid 8082, tcp)")
+		own, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ownPort))
+		must(h.T, err)
+		defer own.Close()
+		_, err = h.Publish(h.Context(), fmt.Sprintf("%d:web:80", ownPort))
+		wantError(h.T, err, "port 0.0.0.0:8083 is taken by meshd itself")
+		_, err = h.Publish(h.Context(), "127.0.0.1:8080:web:80")
+		wantError(h.T, err, "port 127.0.0.1:8080 is taken, as 8080:web:80 is published: `meshd unpublish 8080` first")
 
 		_, err = h.Hide(h.Context(), []netip.Prefix{auto})
 		wantError(h.T, err, fmt.Sprintf("%s is where the published port", auto))

@@ -150,6 +150,9 @@ func (h *node) link(name, addr string) {
 	must(h.T, netlink.AddrAdd(link, a))
 }
 
+// ownPort is one that is said to be this process's.
+const ownPort = 8083
+
 // start starts a Keeper on what the one before kept.
 func (h *node) start() {
 	h.Helper()
@@ -170,6 +173,9 @@ func (h *node) start() {
 			return ""
 		},
 		PortOwner: func(port uint16, protocol string) string {
+			if port == ownPort {
+				return fmt.Sprintf(" by meshd (pid %d)", os.Getpid())
+			}
 			return fmt.Sprintf(" by nginx (pid %d, %s)", port, protocol)
 		},
 	})

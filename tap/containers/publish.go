@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -146,7 +147,7 @@ func (k *Keeper) listen(p *port) error {
 		Log:   k.Log,
 	})
 	if err != nil {
-		return k.portTaken(err)
+		return k.portTaken(p, err)
 	}
 	k.mu.Lock()
 	if k.ctx.Err() != nil {
@@ -159,17 +160,36 @@ func (k *Keeper) listen(p *port) error {
 	return nil
 }
 
-// portTaken names who has a port that is taken.
-func (k *Keeper) portTaken(err error) error {
+// portTaken names who has the port that p cannot get.
+func (k *Keeper) portTaken(p *port, err error) error {
 	used, ok := errors.AsType[*publish.InUseError](err)
 	if !ok || k.PortOwner == nil || !errors.Is(err, syscall.EADDRINUSE) {
 		return err
 	}
-	owner := k.PortOwner(used.HostPort.Port, used.HostPort.Protocol())
-	if owner == "" {
-		return err
+	what := fmt.Sprintf("%s port %s is taken", used.HostPort.Protocol(), used.Addr)
+	if other := k.inTheWay(p); other != nil {
+		return fmt.Errorf("%s, as %s is published: `meshd unpublish %s` first", what, other.want.Spec, other.want.key())
 	}
-	return fmt.Errorf("%s port %s is taken%s: end that, or publish another port", used.HostPort.Protocol(), used.Addr, owner)
+	owner := k.PortOwner(used.HostPort.Port, used.HostPort.Protocol())
+	switch {
+	case owner == "":
+		return err
+	case strings.HasSuffix(owner, fmt.Sprintf("(pid %d)", os.Getpid())):
+		return fmt.Errorf("%s by meshd itself, for the mesh: publish another port", what)
+	}
+	return fmt.Errorf("%s%s: end that, or publish another port", what, owner)
+}
+
+// inTheWay is a published port that has what p would have, under another name.
+func (k *Keeper) inTheWay(p *port) *port {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, other := range k.ports {
+		if other != p && other.proxy != nil && other.want.Spec.Overlaps(p.want.Spec.HostPort) {
+			return other
+		}
+	}
+	return nil
 }
 
 // Unpublish takes a port back: by the port alone, or by all that Publish was given. A

@@ -55,6 +55,11 @@ func (h HostPort) covers(a netip.Addr) bool {
 	return h.IP.WithZone("") == a.WithZone("")
 }
 
+// Overlaps reports whether only one of h and o can be listened on.
+func (h HostPort) Overlaps(o HostPort) bool {
+	return h.Port == o.Port && h.UDP == o.UDP && (h.covers(o.IP) || o.covers(h.IP))
+}
+
 // Spec says what is published and where. It is comparable; ParseSpec makes it.
 type Spec struct {
 	HostPort

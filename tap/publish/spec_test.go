@@ -135,6 +135,34 @@ func TestSpecAsText(t *testing.T) {
 	}
 }
 
+func TestOverlaps(t *testing.T) {
+	tests := []struct {
+		a, b string
+		want bool
+	}{
+		{"80", "80", true},
+		{"80", "81", false},
+		{"80", "80/udp", false},
+		{"80", "127.0.0.1:80", true},
+		{"80", "[::]:80", true},
+		{"0.0.0.0:80", "127.0.0.1:80", true},
+		{"0.0.0.0:80", "[::]:80", false},
+		{"0.0.0.0:80", "[::1]:80", false},
+		{"127.0.0.1:80", "127.0.0.2:80", false},
+		{"[::]:53/udp", "[::1]:53/udp", true},
+	}
+	for _, tt := range tests {
+		a, errA := ParseHostPort(tt.a)
+		b, errB := ParseHostPort(tt.b)
+		if errA != nil || errB != nil {
+			t.Fatal(errA, errB)
+		}
+		if a.Overlaps(b) != tt.want || b.Overlaps(a) != tt.want {
+			t.Errorf("%s overlaps %s: %v, %v, want %v", a, b, a.Overlaps(b), b.Overlaps(a), tt.want)
+		}
+	}
+}
+
 func FuzzParseSpec(f *testing.F) {
 	for _, s := range []string{
 		"80:192.168.99.10:80", "80/udp:a:80", "127.0.0.1:8080:httpd:80", "[::1]:8080/tcp:[fd00::1]:80",
