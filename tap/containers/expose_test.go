@@ -174,6 +174,8 @@ func TestPublish(t *testing.T) {
 		defer taken.Close()
 		_, err = h.Publish(h.Context(), "127.0.0.1:8082:web:80")
 		wantError(h.T, err, "taken by nginx (pid 8082, tcp)")
+		_, err = h.Publish(h.Context(), "192.0.2.77:8084:web:80")
+		wantError(h.T, err, "publish 192.0.2.77:8084:web:80: 192.0.2.77 is not an address of this host")
 		own, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ownPort))
 		must(h.T, err)
 		defer own.Close()

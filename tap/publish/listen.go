@@ -25,8 +25,8 @@ type InUseError struct {
 }
 
 func (e *InUseError) Error() string {
-	return fmt.Sprintf("publish %s: %s port %s is taken: end what listens there or publish another port",
-		e.HostPort, e.HostPort.Protocol(), e.Addr)
+	return fmt.Sprintf("%s port %s is taken: end what listens there or publish another port",
+		e.HostPort.Protocol(), e.Addr)
 }
 
 func (e *InUseError) Unwrap() error { return syscall.EADDRINUSE }
@@ -65,11 +65,11 @@ func listenError(h HostPort, addr netip.AddrPort, err error) error {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return &InUseError{HostPort: h, Addr: addr}
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("publish %s: %s is not an address of this host: give one that is, or none for all: %w", h, addr.Addr(), err)
+		return fmt.Errorf("%s is not an address of this host: give one that is, or none for all: %w", addr.Addr(), err)
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("publish %s: port %d needs the capability NET_BIND_SERVICE: give it to meshd, or publish a port from 1024 up: %w", h, addr.Port(), err)
+		return fmt.Errorf("port %d needs the capability NET_BIND_SERVICE: give it to meshd, or publish a port from 1024 up: %w", addr.Port(), err)
 	}
-	return fmt.Errorf("publish %s: listen on %s: %w", h, addr, err)
+	return fmt.Errorf("listen on %s: %w", addr, err)
 }
 
 func listenTCP(addr netip.AddrPort) (*net.TCPListener, netip.AddrPort, error) {
