@@ -14,6 +14,9 @@ type MAC [6]byte
 // String returns the MAC as xx:xx:xx:xx:xx:xx in lower case.
 func (m MAC) String() string { return colonHex(m) }
 
+// MarshalText gives what String does; it makes addresses readable in logs.
+func (m MAC) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
 // Multicast reports whether the group bit is set; broadcast counts.
 func (m MAC) Multicast() bool { return m[0]&1 != 0 }
 
