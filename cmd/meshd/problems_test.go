@@ -221,6 +221,14 @@ func TestNoProblems(t *testing.T) {
 			r.Mesh.Connections[2].Address = "nowhere:6783"
 		}, "discovered-unreachable"},
 		{"unknown loss", func(r *Report) { r.Mesh.Connections[0].Paths[0].State.Loss = -1 }, "loss"},
+		{"a small MTU of a new neighbour", func(r *Report) {
+			r.Mesh.Connections[0].Since = now.Add(-time.Second)
+			r.Mesh.Connections[0].Paths[0].State.MTU = 1200
+		}, "small-mtu"},
+		{"a path to a new neighbour that is not up yet", func(r *Report) {
+			r.Mesh.Connections[0].Since = now.Add(-time.Second)
+			onTCP(r, "no answer", "no answer", "no answer")
+		}, "fallback"},
 		{"unknown MTU", func(r *Report) { r.Mesh.Connections[0].Paths[0].State.MTU = 0 }, "small-mtu"},
 		{"a second path that is down", func(r *Report) {
 			c := &r.Mesh.Connections[0]

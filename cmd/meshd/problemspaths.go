@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 )
 
 func (f *findings) transports(s *Status) {
@@ -16,6 +17,10 @@ func (f *findings) transports(s *Status) {
 
 // lossWorthAWord is a share of probes.
 const lossWorthAWord = 0.05
+
+// settleTime is how long a new neighbour's paths may take to come up and to find their
+// MTU, and frames to move to the best, before it is a fault that they have not.
+const settleTime = 3 * time.Second
 
 func (f *findings) neighbours(s *Status) {
 	var narrow []string
@@ -30,13 +35,14 @@ func (f *findings) neighbours(s *Status) {
 		switch {
 		case p == nil:
 			f.add(Error, "no-path", "no path to %s carries frames%s", who, pathFaults(c))
+		case settling(c, s.Now):
 		case p.MTU != nil && s.Port.MTU != nil && *p.MTU < *s.Port.MTU:
 			narrow = append(narrow, fmt.Sprintf("%d bytes to %s", *p.MTU, who))
 		}
 		if p != nil && p.Loss != nil && *p.Loss >= lossWorthAWord {
 			f.add(Warning, "loss", "the path to %s over %s loses %s of its probes", who, p.Transport, percent(*p.Loss))
 		}
-		if p != nil {
+		if p != nil && (p.Pinned || !settling(c, s.Now)) {
 			f.fallback(c, p, who)
 		}
 		if p != nil && !c.Sessioned {
@@ -47,6 +53,11 @@ func (f *findings) neighbours(s *Status) {
 		f.add(Warning, "small-mtu", "%s less than the bridge's MTU of %d, so that larger frames are cut or refused: %s",
 			verb(len(narrow), "a path carries", "paths carry"), *s.Port.MTU, strings.Join(narrow, ", "))
 	}
+}
+
+// settling reports whether c is new.
+func settling(c *Connection, now time.Time) bool {
+	return c.Since != nil && now.Sub(*c.Since) < settleTime
 }
 
 // fallback reports in one finding the transports before that of p, which carries the
