@@ -293,6 +293,33 @@ func TestEachFactOnce(t *testing.T) {
 	}
 }
 
+// TestRefused: a peer that does not let us in, or that we do not, is a fault however well it
+// is relayed, and the reason why it is.
+func TestRefused(t *testing.T) {
+	for _, tt := range []struct{ err, remedy string }{
+		{"not trusted: peer 02:00:00:00:00:04 shows another key", "mend that here"},
+		{"the peer refuses us: not trusted: peer 02:00:00:00:00:01 shows another key", "mend that on weave04"},
+	} {
+		r := relayedReport()
+		r.Mesh.Connections[len(r.Mesh.Connections)-1].Err = tt.err
+		s := newStatus(r, now)
+		n := map[string]int{}
+		for _, p := range s.Problems {
+			n[p.Code]++
+			if want := "no connection to 1 address that other peers know: 203.0.113.18:6783: " + tt.err; p.Code == "refused" && !strings.Contains(p.Text, want) {
+				t.Errorf("problem %q, want %q", p.Text, want)
+			}
+		}
+		if n["refused"] != 1 || n["relayed"] != 0 || n["discovered-unreachable"] != 0 {
+			t.Errorf("%s: problems %v, want one of refused", tt.err, n)
+		}
+		w := newWhy(&s, newHops(&s), testName(4), "weave04", r.Traversal)
+		if len(w.Reasons) != 1 || w.Reasons[0] != tt.err || w.Remedy != tt.remedy || w.Failed != nil {
+			t.Errorf("why: %+v, want the refusal", w)
+		}
+	}
+}
+
 func TestWorstProblemComesFirst(t *testing.T) {
 	s := newStatus(brokenReport(), now)
 	rank := []Severity{Error, Warning, Note}

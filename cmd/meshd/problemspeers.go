@@ -62,18 +62,31 @@ func leadsTo(t *Target, c *Connection) bool {
 
 // attempts reports the addresses that other peers know and we do not reach. Of a peer that
 // is reached directly at another one it is no problem; and why one is relayed to which a
-// direct way is looked for is for relayed to say, and for `meshd why`.
+// direct way is looked for is for relayed to say, and for `meshd why`. No direct way leads to
+// one that is refused, and that may be somebody else under its name.
 func (f *findings) attempts(s *Status) {
-	var texts []string
+	var texts, refused []string
 	for i := range s.Connections {
 		c := &s.Connections[i]
 		if c.live() || c.Error == "" || ourself(c) || configured(s, c) {
 			continue
 		}
-		if w := s.wayOf(c.For); w != nil && (w.Path == pathDirect || w.Path == pathRelayed && w.Since != nil) {
+		w := s.wayOf(c.For)
+		if w != nil && w.Path == pathDirect {
+			continue
+		}
+		if c.refused() {
+			refused = append(refused, c.Address+": "+c.Error)
+			continue
+		}
+		if w != nil && w.Path == pathRelayed && w.Since != nil {
 			continue
 		}
 		texts = append(texts, c.Address+": "+c.Error+", "+nextTry(c, s.Now))
+	}
+	if len(refused) > 0 {
+		f.add(Warning, "refused", "no connection to %s that other peers know: %s; frames go over relays",
+			count(len(refused), "address"), strings.Join(refused, "; "))
 	}
 	if len(texts) > 0 {
 		f.add(Warning, "discovered-unreachable", "%s that other peers know %s not answer us: %s; frames go over relays",
@@ -145,7 +158,7 @@ func (f *findings) relayed(s *Status) {
 	n := 0
 	for i := range s.Ways {
 		w := &s.Ways[i]
-		if w.Path != pathRelayed || w.Since == nil || s.Now.Sub(*w.Since) <= relayedFor {
+		if w.Path != pathRelayed || w.Since == nil || s.Now.Sub(*w.Since) <= relayedFor || s.refused(w.Name) {
 			continue
 		}
 		if n++; n > relayedNamed {
@@ -160,6 +173,12 @@ func (f *findings) relayed(s *Status) {
 	if more := n - relayedNamed; more > 0 {
 		f.add(Note, "relayed", "%s %s relayed: `meshd status connections` says why", count(more, "more peer"), beVerb(more))
 	}
+}
+
+// refused reports whether an attempt to connect to a peer was refused, which has its own
+// finding.
+func (s *Status) refused(peer string) bool {
+	return slices.ContainsFunc(s.Connections, func(c Connection) bool { return c.For == peer && c.refused() })
 }
 
 // macs reports addresses that two peers have.

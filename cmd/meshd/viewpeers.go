@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"meshd/internal/frame"
@@ -51,6 +52,15 @@ type Connection struct {
 	NextTry *time.Time `json:"next_try,omitempty"`
 	Never   bool       `json:"never_retried,omitempty"`
 }
+
+// refused reports whether one of the ends does not let the other in: looking for another
+// way to it does not help.
+func (c *Connection) refused() bool {
+	return c.refusedHere() || strings.HasPrefix(c.Error, "the peer refuses us: ")
+}
+
+// refusedHere reports whether it is this end.
+func (c *Connection) refusedHere() bool { return strings.HasPrefix(c.Error, "not trusted: ") }
 
 // Rival is another host that claims the peer name of a neighbour, and is refused.
 type Rival struct {

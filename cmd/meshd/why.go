@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,6 +57,10 @@ func newWhy(s *Status, h *hops, name frame.PeerName, nickName string, t *Travers
 		return w
 	}
 	who := cmp.Or(w.NickName, w.Peer)
+	if i := slices.IndexFunc(h.attempts[w.Peer], (*Connection).refused); i >= 0 {
+		w.refused(h.attempts[w.Peer][i], who)
+		return w
+	}
 	switch {
 	case t == nil:
 		w.Reasons, w.Remedy = []string{"no transport that goes through NATs is configured here"}, "add punch to transports"
@@ -65,6 +70,15 @@ func newWhy(s *Status, h *hops, name frame.PeerName, nickName string, t *Travers
 		w.Reasons, w.Remedy = status.Reasons(who, t.Behaviours)
 	}
 	return w
+}
+
+// refused takes it from an attempt that there will be no direct way.
+func (w *Why) refused(c *Connection, who string) {
+	w.Reasons, w.Failed = []string{c.Error}, nil
+	w.Remedy = "mend that on " + who
+	if c.refusedHere() {
+		w.Remedy = "mend that here"
+	}
 }
 
 // hops are the neighbours by which frames leave.
