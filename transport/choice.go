@@ -15,8 +15,8 @@ import (
 //     grows for a transport that fails again and again;
 //   - one that rests may be dead without anybody knowing, so it is asked before it
 //     takes over: all are as soon as the one in use is doubtful;
-//   - within opening of the first path, and where the order was changed by hand, it
-//     does so at once.
+//   - within opening of the first path one that is preferred does so at once, and where
+//     the order was changed by hand, any.
 
 // chooseLocked makes the best path the one that is used and returns the path that
 // was in use before, if it is another. atOnce: the order has changed, a better
@@ -109,7 +109,10 @@ func (l *Link) mayTakeOverLocked(now time.Time, name string, current *slot) bool
 	if !l.order.used(current.name) { // it is used only because nothing else was there
 		return l.order.used(name)
 	}
-	return t.ready(now) || now.Before(l.openUntil) && !t.lossy && !t.flapping()
+	// In the first moments the others come up, too: only what is preferred need not wait,
+	// not what merely failed less often, and may be a connection that died with the rest.
+	preferred := name == l.order.pin || l.order.rank(name) < l.order.rank(current.name)
+	return t.ready(now) || now.Before(l.openUntil) && preferred && !t.lossy && !t.flapping()
 }
 
 // betterLocked orders transports whose paths are up: those that are used, those

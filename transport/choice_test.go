@@ -159,6 +159,29 @@ func TestFlappingTransportIsNoRefuge(t *testing.T) {
 	})
 }
 
+// When a link comes back whose better transports have failed often, the last one has to
+// prove itself before frames go over it: the others are as new, and known to work.
+func TestFlappingTransportIsNotLeftAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChoosing(t, Preferences{}, "a", "b", "c")
+		for range 3 {
+			for _, name := range []string{"a", "b"} {
+				c.report(name, false)
+				c.report(name, true)
+			}
+		}
+		for _, name := range []string{"a", "b", "c"} {
+			c.report(name, false)
+		}
+		c.report("b", true)
+		c.want("b", "the first that is up")
+		c.report("c", true)
+		c.want("b", "c has failed less often, and is up for no time")
+		c.sleep(takeOver)
+		c.want("c", "it is healthy, and the others may fail again")
+	})
+}
+
 func TestLossyPathIsLeftAndTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newChoosing(t, Preferences{}, "a", "b")
