@@ -2,9 +2,8 @@ package tap
 
 import (
 	"fmt"
-	"slices"
 
-	"github.com/vishvananda/netlink"
+	"meshd/internal/dump"
 )
 
 // WidePort is a port of the bridge whose MTU is above the bridge's: what it sends
@@ -14,47 +13,32 @@ type WidePort struct {
 	MTU  int    `json:"mtu"` // bytes
 }
 
-// WidePorts lists such ports, our own left out, and that of a Weave router, behind which
-// no container is. It may be called concurrently.
-func (p *Port) WidePorts() ([]WidePort, error) {
-	others, err := p.otherPorts()
-	var wide []WidePort
-	for _, l := range others {
-		if a := l.Attrs(); a.MTU > p.mtu && a.Name != weavePort {
-			wide = append(wide, WidePort{a.Name, a.MTU})
-		}
-	}
-	return wide, err
-}
-
 // weavePort is the port that Weave's router has on the bridge. Its other end leads to the
 // router, or to the router's fast datapath in the kernel. The router leaves both.
 const weavePort = "vethwe-bridge"
 
-// WeavePort is the port of a Weave router on the bridge, "" where there is none. It may
-// be called concurrently.
-func (p *Port) WeavePort() (string, error) {
-	others, err := p.otherPorts()
-	if slices.ContainsFunc(others, func(l netlink.Link) bool { return l.Attrs().Name == weavePort }) {
-		return weavePort, err
-	}
-	return "", err
-}
-
-// otherPorts are the ports of the bridge but ours.
-func (p *Port) otherPorts() ([]netlink.Link, error) {
+// OtherPorts looks at the ports of the bridge but ours: wide ones, and weave, that of a
+// Weave router, behind which no container is; "" where there is none. It may be called
+// concurrently.
+func (p *Port) OtherPorts() (wide []WidePort, weave string, err error) {
 	bridge, err := p.nl.LinkByName(p.bridge)
 	if err != nil {
-		return nil, fmt.Errorf("find bridge %s: %w", p.bridge, err)
+		return nil, "", fmt.Errorf("find bridge %s: %w", p.bridge, err)
 	}
-	links, err := p.nl.LinkList()
+	links, err := dump.Whole(p.nl.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, "", fmt.Errorf("list links: %w", err)
 	}
-	return slices.DeleteFunc(links, func(l netlink.Link) bool {
-		a := l.Attrs()
-		return a.MasterIndex != bridge.Attrs().Index || a.Name == p.device
-	}), nil
+	for _, l := range links {
+		switch a := l.Attrs(); {
+		case a.MasterIndex != bridge.Attrs().Index || a.Name == p.device:
+		case a.Name == weavePort:
+			weave = a.Name
+		case a.MTU > p.mtu:
+			wide = append(wide, WidePort{a.Name, a.MTU})
+		}
+	}
+	return wide, weave, nil
 }
 
 // Check says what keeps this process from opening a port, before anything is

@@ -51,9 +51,8 @@ var _ Daemon = (*daemon)(nil)
 // Report reads the state of all components.
 func (d *daemon) Report() Report {
 	cfg := d.config()
-	snapshot, _ := d.mesh.Snapshot() // empty when the mesh has just ended
-	wide, _ := d.port.WidePorts()    // none where the bridge is gone, which State says
-	weave, _ := d.port.WeavePort()   // the same
+	snapshot, _ := d.mesh.Snapshot()      // empty when the mesh has just ended
+	wide, weave, _ := d.port.OtherPorts() // none where the bridge is gone, which State says
 	offload := d.port.Offload()
 	r := Report{
 		Version: buildVersion().Version, PID: os.Getpid(), Started: d.started,
