@@ -296,12 +296,16 @@ func TestEachFactOnce(t *testing.T) {
 // TestRefused: a peer that does not let us in, or that we do not, is a fault however well it
 // is relayed, and the reason why it is.
 func TestRefused(t *testing.T) {
-	for _, tt := range []struct{ err, remedy string }{
-		{"not trusted: peer 02:00:00:00:00:04 shows another key", "mend that here"},
-		{"the peer refuses us: not trusted: peer 02:00:00:00:00:01 shows another key", "mend that on weave04"},
+	for _, tt := range []struct {
+		err, remedy string
+		by          control.Refusal
+	}{
+		{"not trusted: peer 02:00:00:00:00:04 shows another key", "mend that here", control.RefusedHere},
+		{"the peer refuses us: not trusted: peer 02:00:00:00:00:01 shows another key", "mend that on weave04", control.RefusedThere},
 	} {
 		r := relayedReport()
-		r.Mesh.Connections[len(r.Mesh.Connections)-1].Err = tt.err
+		attempt := &r.Mesh.Connections[len(r.Mesh.Connections)-1]
+		attempt.Err, attempt.Refused = tt.err, tt.by
 		s := newStatus(r, now)
 		n := map[string]int{}
 		for _, p := range s.Problems {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"net/netip"
-	"strings"
 	"time"
 
 	"meshd/internal/frame"
@@ -49,18 +48,14 @@ type Connection struct {
 	// For is the peer that an attempt is for, where it is known.
 	For     string     `json:"for,omitempty"`
 	Error   string     `json:"error,omitempty"`
+	Refused string     `json:"refused,omitempty"` // the attempt was, "here" or "there"
 	NextTry *time.Time `json:"next_try,omitempty"`
 	Never   bool       `json:"never_retried,omitempty"`
 }
 
 // refused reports whether one of the ends does not let the other in: looking for another
 // way to it does not help.
-func (c *Connection) refused() bool {
-	return c.refusedHere() || strings.HasPrefix(c.Error, "the peer refuses us: ")
-}
-
-// refusedHere reports whether it is this end.
-func (c *Connection) refusedHere() bool { return strings.HasPrefix(c.Error, "not trusted: ") }
+func (c *Connection) refused() bool { return c.Refused != "" }
 
 // Rival is another host that claims the peer name of a neighbour, and is refused.
 type Rival struct {
@@ -112,7 +107,7 @@ func newTarget(t control.TargetSnapshot) Target {
 func newConnection(c control.ConnectionSnapshot) Connection {
 	v := Connection{Address: clean(c.Address), Carrier: c.Carrier, Outbound: c.Outbound, State: string(c.State)}
 	if !c.Name.Valid() {
-		v.Error, v.NextTry, v.Never = clean(c.Err), known(c.NextTry), c.Never
+		v.Error, v.Refused, v.NextTry, v.Never = clean(c.Err), string(c.Refused), known(c.NextTry), c.Never
 		if c.For.Valid() {
 			v.For = c.For.String()
 		}

@@ -76,7 +76,7 @@ func newWhy(s *Status, h *hops, name frame.PeerName, nickName string, t *Travers
 func (w *Why) refused(c *Connection, who string) {
 	w.Reasons, w.Failed = []string{c.Error}, nil
 	w.Remedy = "mend that on " + who
-	if c.refusedHere() {
+	if c.Refused == string(control.RefusedHere) {
 		w.Remedy = "mend that here"
 	}
 }

@@ -512,6 +512,7 @@ func TestHandshakeRefusals(t *testing.T) {
 				eventually(t, 15*time.Second, "the reason is shown", func() bool {
 					return strings.Contains(failure(t, b), tt.want)
 				})
+				wantRefusal(t, b, "") // of these none says that it lets nobody in
 				for _, c := range b.snapshot(t).Connections {
 					if c.Never != tt.neverTriedMore {
 						t.Errorf("never tried again: %v, want %v (%s)", c.Never, tt.neverTriedMore, c.Err)

@@ -15,6 +15,7 @@ func TestRefusalIsTold(t *testing.T) {
 		defer a.stop()
 		defer b.stop()
 		refused(t, a, b, "the peer refuses us")
+		wantRefusal(t, b, RefusedThere)
 		if got := failure(t, b); !strings.Contains(got, "meshd trust forget 02:00:00:00:00:02") {
 			t.Errorf("%q has no remedy", got)
 		}

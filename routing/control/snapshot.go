@@ -65,6 +65,15 @@ const (
 	StateWaiting     ConnState = "waiting"    // not tried yet
 )
 
+// Refusal says which end did not let the other one in.
+type Refusal string
+
+// The ends. What they have against each other only an operator can mend.
+const (
+	RefusedHere  Refusal = "here"
+	RefusedThere Refusal = "there"
+)
+
 // ConnectionSnapshot is a live connection, or an attempt to make one.
 type ConnectionSnapshot struct {
 	Address  string // the other end; for an attempt the target's address
@@ -95,6 +104,7 @@ type ConnectionSnapshot struct {
 	// For attempts.
 	For     frame.PeerName // whom it is to reach; not valid: not known
 	Err     string         // why the last attempt failed
+	Refused Refusal        // that it was for; "": for another reason
 	NextTry time.Time      // zero: never, or now
 	Never   bool           // not tried again until `connect`
 }

@@ -190,6 +190,17 @@ func targetSnapshot(t *target) TargetSnapshot {
 	return out
 }
 
+// refusalOf says which end refused the other, if that is why an attempt failed.
+func refusalOf(err error) Refusal {
+	if _, ok := errors.AsType[*untrustedError](err); ok {
+		return RefusedHere
+	}
+	if _, ok := errors.AsType[*refusedError](err); ok {
+		return RefusedThere
+	}
+	return ""
+}
+
 // attemptSnapshot shows a target that is not connected. One that was only
 // remembered and is not being tried is not shown.
 func (m *Mesh) attemptSnapshot(t *target) (ConnectionSnapshot, bool) {
@@ -202,7 +213,7 @@ func (m *Mesh) attemptSnapshot(t *target) (ConnectionSnapshot, bool) {
 	}
 	c := ConnectionSnapshot{Address: t.address(), Carrier: t.carrier, Outbound: true, State: t.state(), Never: t.never, For: t.name}
 	if t.err != nil {
-		c.Err = t.err.Error()
+		c.Err, c.Refused = t.err.Error(), refusalOf(t.err)
 	}
 	if !t.attempting && !t.never && t.err != nil {
 		c.NextTry = t.tryAt

@@ -88,6 +88,16 @@ func refused(t *testing.T, a, b *node, want string) {
 	}
 }
 
+// wantRefusal checks which end a node says was the one that refused.
+func wantRefusal(t *testing.T, n *node, want Refusal) {
+	t.Helper()
+	for _, c := range n.snapshot(t).Connections {
+		if c.Err != "" && c.Refused != want {
+			t.Errorf("an attempt that failed with %q is refused %q, want %q", c.Err, c.Refused, want)
+		}
+	}
+}
+
 // TestPinnedName: whoever comes under a pinned name without its key is refused,
 // over every carrier and protocol version.
 func TestPinnedName(t *testing.T) {
@@ -117,6 +127,7 @@ func TestPinnedName(t *testing.T) {
 				defer a.stop()
 				defer b.stop()
 				refused(t, a, b, tt.want)
+				wantRefusal(t, b, RefusedHere)
 				if got := failure(t, b); !strings.Contains(got, "meshd trust forget 02:00:00:00:00:01") || !strings.Contains(got, true1.id.Public().String()) {
 					t.Errorf("%q names neither the pinned key nor the remedy", got)
 				}
