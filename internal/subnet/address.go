@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // Last is the highest address of a subnet: with IPv4 its broadcast address.
@@ -22,6 +23,15 @@ func UsualBits(a netip.Addr) int {
 		return 24
 	}
 	return 64
+}
+
+// List is addresses, or addresses with their subnets, in words for people.
+func List[T fmt.Stringer](addresses []T) string {
+	words := make([]string, len(addresses))
+	for i, a := range addresses {
+		words[i] = a.String()
+	}
+	return strings.Join(words, ", ")
 }
 
 // Check says why no host or container can have an address with such a subnet; nil if

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"meshd/internal/dump"
+	"meshd/internal/subnet"
 )
 
 // Detach takes addresses from a container, or all if none are named, and removes its
@@ -62,7 +63,7 @@ func without(have, named []netip.Prefix) (left []netip.Prefix, err error) {
 	}
 	for _, p := range named {
 		if !slices.Contains(have, p) {
-			return nil, fmt.Errorf("the container does not have %s, but %s: %w", p, texts(have), ErrNoAddress)
+			return nil, fmt.Errorf("the container does not have %s, but %s: %w", p, subnet.List(have), ErrNoAddress)
 		}
 	}
 	return slices.DeleteFunc(slices.Clone(have), func(p netip.Prefix) bool { return slices.Contains(named, p) }), nil

@@ -106,12 +106,3 @@ func hostName(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return fmt.Sprintf("%s%x", hostPrefix, sum[:4])
 }
-
-// texts lists addresses for people.
-func texts(addresses []netip.Prefix) string {
-	words := make([]string, len(addresses))
-	for i, p := range addresses {
-		words[i] = p.String()
-	}
-	return strings.Join(words, ", ")
-}
