@@ -25,12 +25,15 @@ func portTaken(err error, key, listen, protocol string) error {
 	}
 	by, remedy := "", fmt.Sprintf("end that process or set %s to another port", key)
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-		by = portOwner(uint16(n), protocol)
-	}
-	if strings.HasPrefix(by, " by "+weaveProcess+" ") {
-		// Docker would start it again, and with another port here both would be on one
-		// bridge: a loop.
-		remedy = "that is Weave's router; end it with `weave stop` and `docker update --restart=no weave`"
+		name, pid := portOwner(uint16(n), protocol)
+		if name != "" {
+			by = fmt.Sprintf(" by %s (pid %d)", name, pid)
+		}
+		if name == weaveProcess {
+			// Docker would start it again, and with another port here both would be on
+			// one bridge: a loop.
+			remedy = "that is Weave's router; end it with `weave stop` and `docker update --restart=no weave`"
+		}
 	}
 	return fmt.Errorf("%s port %s is taken%s: %s: %w", strings.ToUpper(protocol), port, by, remedy, err)
 }
@@ -38,18 +41,18 @@ func portTaken(err error, key, listen, protocol string) error {
 // weaveProcess is what the process of Weave's router is called.
 const weaveProcess = "weaver"
 
-// portOwner finds the process that has a port: " by NAME (pid N)", or nothing.
-func portOwner(port uint16, protocol string) string {
+// portOwner finds the process that has a port; its name is empty where none is seen.
+func portOwner(port uint16, protocol string) (name string, pid int) {
 	for _, table := range []string{protocol, protocol + "6"} {
 		inode := portInode("/proc/self/net/"+table, port, protocol == "tcp")
 		if inode == "" {
 			continue
 		}
-		if by := inodeOwner("socket:[" + inode + "]"); by != "" {
-			return by
+		if name, pid := inodeOwner("socket:[" + inode + "]"); name != "" {
+			return name, pid
 		}
 	}
-	return ""
+	return "", 0
 }
 
 // portInode reads the inode of a listening socket from a table of /proc/net.
@@ -71,18 +74,19 @@ func portInode(table string, port uint16, tcp bool) string {
 }
 
 // inodeOwner finds the process that has a socket open.
-func inodeOwner(socket string) string {
+func inodeOwner(socket string) (name string, pid int) {
 	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
 	for _, fd := range fds {
 		if to, err := os.Readlink(fd); err != nil || to != socket {
 			continue
 		}
-		pid := strings.Split(fd, "/")[2]
-		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+		owner := strings.Split(fd, "/")[2]
+		comm, err := os.ReadFile("/proc/" + owner + "/comm")
 		if err != nil {
 			continue
 		}
-		return fmt.Sprintf(" by %s (pid %s)", strings.TrimSpace(string(comm)), pid)
+		pid, _ := strconv.Atoi(owner)
+		return strings.TrimSpace(string(comm)), pid
 	}
-	return ""
+	return "", 0
 }

@@ -324,7 +324,7 @@ func without(a Attachment, addresses []netip.Prefix) (Attachment, error) {
 	for _, p := range addresses {
 		i := slices.Index(left, p)
 		if i < 0 {
-			return a, fmt.Errorf("it does not have %s, but %s", p, texts(a.Addresses))
+			return a, fmt.Errorf("it does not have %s, but %s", p, subnet.List(a.Addresses))
 		}
 		left = slices.Delete(left, i, i+1)
 	}
@@ -338,17 +338,6 @@ func without(a Attachment, addresses []netip.Prefix) (Attachment, error) {
 // gone are the addresses of old that next does not have.
 func gone(old, next Attachment) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(old.Addresses), func(p netip.Prefix) bool { return slices.Contains(next.Addresses, p) })
-}
-
-func texts(addresses []netip.Prefix) string {
-	s := ""
-	for i, p := range addresses {
-		if i > 0 {
-			s += ", "
-		}
-		s += p.String()
-	}
-	return s
 }
 
 // keyNamed is the key of the attachment that a user calls so; empty: there is none, or

@@ -201,7 +201,7 @@ func (k *Keeper) Hide(ctx context.Context, addresses []netip.Prefix) ([]netip.Pr
 		}
 	}
 	if spec := k.publishedFrom(hidden); spec != "" {
-		return nil, fmt.Errorf("%s is where the published port %s connects from: `meshd unpublish %s` first", texts(hidden), spec, spec)
+		return nil, fmt.Errorf("%s is where the published port %s connects from: `meshd unpublish %s` first", subnet.List(hidden), spec, spec)
 	}
 	if err := k.hideLocked(ctx, old, hidden); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"meshd/internal/subnet"
 	"meshd/tap/expose"
 )
 
@@ -57,7 +58,7 @@ func TestExposeAndHide(t *testing.T) {
 		}
 		_, err = h.exposes("10.40.0.1/16 fd00::5/64", "")
 		wantError(h.T, err, "")
-		h.wantHost(texts(picked) + " 10.40.0.1/16 fd00::5/64")
+		h.wantHost(subnet.List(picked) + " 10.40.0.1/16 fd00::5/64")
 		_, err = h.exposes("10.40.0.1/24", "")
 		wantError(h.T, err, "10.40.0.1 is exposed as 10.40.0.1/16 already")
 
@@ -65,11 +66,11 @@ func TestExposeAndHide(t *testing.T) {
 		wantError(h.T, err, "10.41.0.1/16 is not exposed")
 		_, err = h.Hide(h.Context(), prefixes("10.40.0.1/16"))
 		wantError(h.T, err, "")
-		h.wantHost(texts(picked) + " fd00::5/64")
+		h.wantHost(subnet.List(picked) + " fd00::5/64")
 
 		// A Keeper after this one, with an address gone meanwhile.
 		h.stop()
-		h.wantHost(texts(picked) + " fd00::5/64")
+		h.wantHost(subnet.List(picked) + " fd00::5/64")
 		br, err := netlink.LinkByName(bridge)
 		must(h.T, err)
 		a, _ := netlink.ParseAddr("fd00::5/64")
@@ -173,7 +174,7 @@ func TestPublish(t *testing.T) {
 		must(h.T, err)
 		defer taken.Close()
 		_, err = h.Publish(h.Context(), "127.0.0.1:8082:web:80")
-		wantError(h.T, err, "taken by nginx (pid 8082, tcp)")
+		wantError(h.T, err, "taken by nginx-tcp (pid 8082)")
 		_, err = h.Publish(h.Context(), "192.0.2.77:8084:web:80")
 		wantError(h.T, err, "publish 192.0.2.77:8084:web:80: 192.0.2.77 is not an address of this host")
 		own, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", ownPort))

@@ -172,11 +172,11 @@ func (h *node) start() {
 			}
 			return ""
 		},
-		PortOwner: func(port uint16, protocol string) string {
+		PortOwner: func(port uint16, protocol string) (name string, pid int) {
 			if port == ownPort {
-				return fmt.Sprintf(" by meshd (pid %d)", os.Getpid())
+				return "meshd", os.Getpid()
 			}
-			return fmt.Sprintf(" by nginx (pid %d, %s)", port, protocol)
+			return "nginx-" + protocol, int(port)
 		},
 	})
 	must(h.T, err)

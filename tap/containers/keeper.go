@@ -8,13 +8,13 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"meshd/internal/atomicfile"
 	"meshd/internal/engine"
 	"meshd/internal/frame"
+	"meshd/internal/subnet"
 	"meshd/tap/attach"
 	"meshd/tap/claim"
 	"meshd/tap/expose"
@@ -48,9 +48,9 @@ type Config struct {
 	Exposer  *expose.Exposer
 	// Peer says behind which peer a MAC is, in words; empty: unknown.
 	Peer func(frame.MAC) string
-	// PortOwner says which process has a port of this host: " by NAME (pid N)", or
-	// nothing.
-	PortOwner func(port uint16, protocol string) string
+	// PortOwner says which process has a port of this host; its name is empty where that
+	// is not known.
+	PortOwner func(port uint16, protocol string) (name string, pid int)
 	Log       *slog.Logger
 }
 
@@ -355,15 +355,7 @@ func (k *Keeper) holders(ctx context.Context, addrs []netip.Addr, mine func(fram
 	}
 	holders, err := claim.Probe(ctx, k.Bridge, addrs, mine)
 	if err != nil {
-		return nil, fmt.Errorf("look on the overlay for who has %s: %w", join(addrs), err)
+		return nil, fmt.Errorf("look on the overlay for who has %s: %w", subnet.List(addrs), err)
 	}
 	return holders, nil
-}
-
-func join(addrs []netip.Addr) string {
-	words := make([]string, len(addrs))
-	for i, a := range addrs {
-		words[i] = a.String()
-	}
-	return strings.Join(words, ", ")
 }

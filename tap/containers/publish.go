@@ -170,14 +170,14 @@ func (k *Keeper) portTaken(p *port, err error) error {
 	if other := k.inTheWay(p); other != nil {
 		return fmt.Errorf("%s, as %s is published: `meshd unpublish %s` first", what, other.want.Spec, other.want.key())
 	}
-	owner := k.PortOwner(used.HostPort.Port, used.HostPort.Protocol())
+	name, pid := k.PortOwner(used.HostPort.Port, used.HostPort.Protocol())
 	switch {
-	case owner == "":
+	case name == "":
 		return err
-	case strings.HasSuffix(owner, fmt.Sprintf("(pid %d)", os.Getpid())):
+	case pid == os.Getpid():
 		return fmt.Errorf("%s by meshd itself, for the mesh: publish another port", what)
 	}
-	return fmt.Errorf("%s%s: end that, or publish another port", what, owner)
+	return fmt.Errorf("%s by %s (pid %d): end that, or publish another port", what, name, pid)
 }
 
 // inTheWay is a published port that has what p would have, under another name.
@@ -212,8 +212,7 @@ func (k *Keeper) Unpublish(ctx context.Context, text string) error {
 	return err
 }
 
-// portNamed is the published port that a user means. A number alone does for one that
-// is published at some addresses only, if no other has it.
+// portNamed is the published port that a user means.
 func (k *Keeper) portNamed(text string) (*port, error) {
 	spec, specErr := publish.ParseSpec(text)
 	at, err := publish.ParseHostPort(text)
@@ -225,27 +224,32 @@ func (k *Keeper) portNamed(text string) (*port, error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	found := []*port{k.ports[at.String()]}
-	if found[0] == nil && !at.IP.IsValid() {
-		found = found[:0]
-		for _, p := range k.ports {
-			if p.want.Spec.Port == at.Port && p.want.Spec.UDP == at.UDP {
-				found = append(found, p)
-			}
+	p := k.ports[at.String()]
+	if p == nil && !at.IP.IsValid() {
+		if p, err = k.numberedLocked(at); err != nil {
+			return nil, err
 		}
 	}
-	switch {
-	case len(found) > 1:
-		var words []string
-		for _, p := range found {
-			words = append(words, p.want.Spec.HostPort.String())
-		}
-		slices.Sort(words)
-		return nil, fmt.Errorf("%s is published at several addresses: say which of %s", text, strings.Join(words, ", "))
-	case len(found) == 0, found[0] == nil, specErr == nil && found[0].want.Spec != spec:
+	if p == nil || specErr == nil && p.want.Spec != spec {
 		return nil, fmt.Errorf("%s is not published: `meshd publish` lists what is", text)
 	}
-	return found[0], nil
+	return p, nil
+}
+
+// numberedLocked is the port with that number, whatever addresses it is published at;
+// nil: there is none. The error is that there are several.
+func (k *Keeper) numberedLocked(at publish.HostPort) (found *port, err error) {
+	var keys []string
+	for key, p := range k.ports {
+		if p.want.Spec.Port == at.Port && p.want.Spec.UDP == at.UDP {
+			found, keys = p, append(keys, key)
+		}
+	}
+	if len(keys) > 1 {
+		slices.Sort(keys)
+		return nil, fmt.Errorf("%s is published at several addresses: say which of %s", at, strings.Join(keys, ", "))
+	}
+	return found, nil
 }
 
 // close ends a port, and hides addresses that no other port needs.
