@@ -208,7 +208,7 @@ func (r *ruleset) makePasses(f nftables.TableFamily, want []pass) error {
 		rule.Position = have[users].Handle
 		r.c.AddRule(rule) // behind it
 	}
-	r.done = append(r.done, "rules of FORWARD were missing or changed")
+	r.done = append(r.done, fmt.Sprintf("rules of FORWARD (%s) were missing or changed", familyName(at.Table.Family)))
 	return nil
 }
 
