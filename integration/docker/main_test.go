@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -144,7 +145,7 @@ func run(m *testing.M) int {
 func sweepControlGroups(labName string) error {
 	var tops []string
 	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-		found, err := filepath.Glob(pattern + cgroupPrefix + labName + "*")
+		found, err := filepath.Glob(pattern + cgroupPrefix + cmp.Or(labName, labPrefix) + "*")
 		if err != nil {
 			return err
 		}
