@@ -112,6 +112,8 @@ func takeBack(bridge string) (t taken, err error) {
 // report says what was taken back, and what was not.
 func (t taken) report(out io.Writer, opt downOptions, bridge string, err error) error {
 	switch {
+	case t.foreign && len(t.rest) > 0 && err == nil && opt.force:
+		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays; what a daemon had left is removed: %s\n", bridge, strings.Join(t.rest, ", "))
 	case t.foreign:
 		fmt.Fprintf(out, "the bridge %s was not made by meshd and stays\n", bridge)
 	case err != nil:
