@@ -235,22 +235,47 @@ func TestDownWithoutBridge(t *testing.T) {
 func TestDownLeavesForeignBridge(t *testing.T) {
 	p := startUp(t)
 	t.Setenv(socketEnv, p.socket)
-	h := p.netlink(t)
-	bridge, err := h.LinkByName("weave")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// As one that an operator made.
-	p.addPort(t, "weave")
-	if err := h.LinkSetAlias(bridge, "mine"); err != nil {
-		t.Fatal(err)
-	}
+	p.disownBridge(t)
 	stdout, stderr, code := runCLI(t.Context(), "down")
 	if code != exitOK || !strings.Contains(stdout, "the bridge weave was not made by meshd and stays\n") {
 		t.Errorf("down = %d %q %s", code, stdout, stderr)
 	}
 	if !p.hasLink(t, "weave") {
 		t.Error("a foreign bridge was removed")
+	}
+}
+
+// TestDownForceBesideForeignBridge: what is ours is removed, and named.
+func TestDownForceBesideForeignBridge(t *testing.T) {
+	p := startUp(t)
+	t.Setenv(socketEnv, p.socket)
+	p.disownBridge(t)
+	for _, args := range [][]string{{"expose", "192.168.99.1/24"}, {"down", "--keep-bridge"}} {
+		if stdout, stderr, code := runCLI(t.Context(), args...); code != exitOK {
+			t.Fatalf("%v = %d %q %s", args, code, stdout, stderr)
+		}
+	}
+	for _, want := range []string{
+		"the bridge weave was not made by meshd and stays; what a daemon had left is removed: ", "the bridge weave was not made by meshd and stays\n",
+	} {
+		stdout, stderr, code := p.runCLI(t, "down", "--force")
+		if code != exitOK || !strings.HasPrefix(stdout, want) || p.hasTable(t, nftables.TableFamilyINet) || !p.hasLink(t, "weave") {
+			t.Errorf("down --force = %d %q %s, want %q", code, stdout, stderr, want)
+		}
+	}
+}
+
+// disownBridge makes the bridge one that an operator made.
+func (p *upProcess) disownBridge(t *testing.T) {
+	t.Helper()
+	h := p.netlink(t)
+	bridge, err := h.LinkByName("weave")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.addPort(t, "weave")
+	if err := h.LinkSetAlias(bridge, "mine"); err != nil {
+		t.Fatal(err)
 	}
 }
 
