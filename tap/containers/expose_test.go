@@ -270,7 +270,9 @@ func TestPublishedByName(t *testing.T) {
 	inNetwork(t, func(h *node) {
 		web := h.run("web")
 		h.mustAttach(web, "10.32.0.1/24")
-		_, err := h.Publish(h.Context(), "8080:web:80")
+		_, err := h.exposes("10.32.0.9/24", "") // else the host takes one, which may be that of the next
+		must(h.T, err)
+		_, err = h.Publish(h.Context(), "8080:web:80")
 		must(h.T, err)
 		web.Remove()
 		h.until("the container is forgotten", func() bool { return len(h.View().Containers) == 0 })
